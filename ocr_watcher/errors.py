@@ -1,0 +1,169 @@
+"""Every error this program raises on purpose, on one page.
+
+Two branches. `FileError`: one image cannot be done; the class says whether trying again can help
+and carries the code of the error record. `ServiceError`: the program cannot go on; the class
+carries its exit code. Both carry a hint: what the person reading the log can do about it.
+Imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Exit statuses of the program; the numbers follow sysexits.h where it has one."""
+
+    OK = 0
+    BUG = 1
+    SOME_FAILED = 3
+    USAGE = 64
+    UNAVAILABLE = 69
+    RECYCLE = 75
+    CONFIG = 78
+
+
+class OcrWatcherError(Exception):
+    """Root of the tree. `str(error)` is the message; `hint` says what to do about it."""
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+# -- one image ---------------------------------------------------------------------------------
+
+
+class FileError(OcrWatcherError):
+    """One image cannot be done.
+
+    `code` goes into the error record and the log. `retryable` says whether the same file may
+    succeed later without being changed: such a file is tried `retry.max_attempts` times.
+    """
+
+    code: ClassVar[str] = "engine_error"
+    retryable: ClassVar[bool] = False
+
+
+class UnreadableError(FileError):
+    """The file is there but its bytes cannot be read or do not decode."""
+
+    code = "unreadable"
+    hint = "Open the file in an image viewer; if it does not open there either, scan or export it again."
+
+
+class AccessError(UnreadableError):
+    """The operating system refuses the bytes: permission, I/O error, stale share.
+
+    Retryable for as long as the cause lasts: nothing about the file itself is wrong.
+    """
+
+    retryable = True
+    hint = "Make the file readable for the user that runs ocr-watcher; it is tried again on its own."
+
+
+class TruncatedError(FileError):
+    """The file ends before the image does."""
+
+    code = "truncated"
+    hint = "The copy was probably interrupted: copy the file into the inbox again."
+
+
+class UnsupportedFormatError(FileError):
+    """The content is no image format that is allowed in."""
+
+    code = "unsupported_format"
+    hint = "Save it as PNG, JPEG, TIFF, BMP, WebP or GIF. The content decides, not the file name."
+
+
+class FileTooLargeError(FileError):
+    """More bytes than `image.max_file_mb`."""
+
+    code = "file_too_large"
+    hint = "Raise image.max_file_mb, or scan with stronger compression."
+
+
+class TooManyPixelsError(FileError):
+    """More pixels than `image.max_megapixels`, by the header."""
+
+    code = "too_many_pixels"
+    hint = "Raise image.max_megapixels if memory allows, or scan at a lower resolution."
+
+
+class OutOfMemoryError(FileError):
+    """Decoding or inference could not get the memory it asked for."""
+
+    code = "out_of_memory"
+    retryable = True
+    hint = "Lower image.max_side_px or image.max_megapixels, or give the service more memory."
+
+
+class EngineError(FileError):
+    """The OCR engine raised, or returned something that is not understood."""
+
+    code = "engine_error"
+    retryable = True
+    hint = "Run `ocr-watcher doctor`; if it is fine, this image is worth a bug report."
+
+
+class EngineCrashedError(FileError):
+    """The process died during this file's attempts."""
+
+    code = "engine_crashed"
+    hint = "This image ends the process each time. `ocr-watcher retry` tries it again after an upgrade."
+
+
+class JobTimeoutError(FileError):
+    """One page took longer than `ocr.job_timeout_s`."""
+
+    code = "timeout"
+    retryable = True
+    hint = "Raise ocr.job_timeout_s if the machine is slow; otherwise the image makes the engine hang."
+
+
+class VanishedError(FileError):
+    """The file was removed, renamed or replaced before its result was written. Never recorded, only logged."""
+
+    code = "vanished"
+
+
+class OutputError(FileError):
+    """The sidecar cannot be written: no space, no permission, I/O error.
+
+    Nothing about the image is wrong, so it is tried again for as long as the cause lasts.
+    """
+
+    code = "output_error"
+    retryable = True
+    hint = "Check free space and write permission of the image's folder; the file is tried again on its own."
+
+
+# -- the whole program -------------------------------------------------------------------------
+
+
+class ServiceError(OcrWatcherError):
+    """The program cannot go on. `exit_code` is what it exits with."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
+
+
+class UsageError(ServiceError):
+    """The command line is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class UnavailableError(ServiceError):
+    """Something the program needs is not there: models, inbox, lock, a working engine."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class ConfigError(ServiceError):
+    """The configuration is wrong. The message lists every mistake, one a line."""
+
+    exit_code = ExitCode.CONFIG
