@@ -43,10 +43,13 @@ class FileError(OcrWatcherError):
 
     `code` goes into the error record and the log. `retryable` says whether the same file may
     succeed later without being changed: such a file is tried `retry.max_attempts` times.
+    `transient` says that the cause lies outside the file: attempts then do not count, and it is
+    tried again, with growing pauses, for as long as the cause lasts.
     """
 
     code: ClassVar[str] = "engine_error"
     retryable: ClassVar[bool] = False
+    transient: ClassVar[bool] = False
 
 
 class UnreadableError(FileError):
@@ -57,12 +60,9 @@ class UnreadableError(FileError):
 
 
 class AccessError(UnreadableError):
-    """The operating system refuses the bytes: permission, I/O error, stale share.
+    """The operating system refuses the bytes: permission, I/O error, stale share."""
 
-    Retryable for as long as the cause lasts: nothing about the file itself is wrong.
-    """
-
-    retryable = True
+    transient = True
     hint = "Make the file readable for the user that runs ocr-watcher; it is tried again on its own."
 
 
@@ -126,20 +126,25 @@ class JobTimeoutError(FileError):
 
 
 class VanishedError(FileError):
-    """The file was removed, renamed or replaced before its result was written. Never recorded, only logged."""
+    """The file was removed, renamed or replaced before its result was written. Only ever logged."""
 
     code = "vanished"
 
 
 class OutputError(FileError):
-    """The sidecar cannot be written: no space, no permission, I/O error.
-
-    Nothing about the image is wrong, so it is tried again for as long as the cause lasts.
-    """
+    """A record cannot be written: no space, no permission, I/O error. Never recorded, only logged."""
 
     code = "output_error"
-    retryable = True
+    transient = True
     hint = "Check free space and write permission of the image's folder; the file is tried again on its own."
+
+
+class OutputExistsError(FileError):
+    """A JSON file of somebody else has the sidecar's name."""
+
+    code = "output_exists"
+    transient = True
+    hint = "Move that JSON file away or rename the image; ocr-watcher replaces only files it wrote itself."
 
 
 # -- the whole program -------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+# Every target starts from nothing (Python 3.11 to 3.13 and make) and is quick the second time.
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The first interpreter that the locked Paddle has a wheel for.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+CONFIG ?= config.yaml
+
+.PHONY: run test check format lock models clean help
+.DELETE_ON_ERROR:
+
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+run: models ## set everything up and watch ./inbox
+	@mkdir -p inbox
+	$(BIN)/ocr-watcher run -c $(CONFIG)
+
+test: $(INSTALLED) ## run the tests with the real engines
+	@$(BIN)/ocr-watcher models pull --all
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: $(INSTALLED) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+models: $(INSTALLED) ## fetch and verify the configured model
+	@$(BIN)/ocr-watcher models pull -c $(CONFIG)
+
+lock: $(INSTALLED) ## resolve the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--extra dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## remove what the targets made, but no image, result or log
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (paddlepaddle 3.2.2 has no wheels for others)"; exit 69; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "On Debian: apt install python3-venv"; rm -rf $(VENV); exit 69; }
+	@echo "installing the locked dependencies (about 1.7 GB, a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

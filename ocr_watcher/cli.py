@@ -1,0 +1,266 @@
+"""The command line: verbs, and turning an error into its exit code.
+
+Imports the rest inside the verbs, so that `--help` and `check-config` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ocr_watcher import __version__, config
+from ocr_watcher.errors import ConfigError, ExitCode, OcrWatcherError, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ocr_watcher.config import Settings
+    from ocr_watcher.intake import Outcome
+    from ocr_watcher.once import Summary
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong command line is 64 here; argparse itself would say 2."""
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ocr-watcher",
+        description="Drop an image into a folder; a JSON file with its text appears next to it.",
+    )
+    parser.add_argument("--version", action="version", version=f"ocr-watcher {__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    configured = _Parser(add_help=False)
+    configured.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration (default: $OCR_WATCHER_CONFIG, then ./config.yaml, then built-in defaults)",
+    )
+
+    def verb(name: str, act: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(
+            name, parents=[configured], help=text, description=text[0].upper() + text[1:] + "."
+        )
+        made.set_defaults(act=act)
+        return made
+
+    verb("run", _run, "watch the inbox until stopped")
+    once = verb("once", _once, "do what is in the inbox, or the given files, then exit")
+    once.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of images")
+    verb("check-config", _check_config, "print the effective settings, or every mistake in them")
+    verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
+    models = _Parser(add_help=False)
+    store = verbs.add_parser("models", help="the model store", description="The model store.")
+    actions = store.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
+    listed = actions.add_parser("list", parents=[configured, models], help="what there is and what is here")
+    listed.set_defaults(act=_models_list)
+    pulled = actions.add_parser("pull", parents=[configured, models], help="fetch models and verify them")
+    pulled.add_argument(
+        "names", nargs="*", metavar="NAME", help="catalogue names (default: the configured model)"
+    )
+    pulled.add_argument("--all", action="store_true", help="every model of the catalogue")
+    pulled.set_defaults(act=_models_pull)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    asked = _parser().parse_args(arguments)
+    try:
+        return int(asked.act(asked))
+    except OcrWatcherError as error:
+        _complain(error)
+        return int(error.exit_code if isinstance(error, ServiceError) else ExitCode.BUG)
+    except BrokenPipeError:  # `ocr-watcher models list | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _complain(error: OcrWatcherError) -> None:
+    print(f"ocr-watcher: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+
+
+# -- verbs -------------------------------------------------------------------------------------
+
+
+def _run(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+
+    settings = config.load(asked.config)
+    _check_params(settings)
+    logging = settings.logging
+    log.set_up(logging.level, logging.file, logging.max_mb, logging.backups)
+    # After the log: its libraries warn while they are imported.
+    from ocr_watcher.daemon import Daemon, make_engine
+
+    logger = log.get()
+    try:
+        return Daemon(settings, make_engine).run()
+    except ServiceError as error:
+        # A traceback would say nothing that the message does not.
+        logger.error("daemon.failed", message=str(error), hint=error.hint)  # noqa: TRY400 - see above
+        logger.info("daemon.exiting", reason=str(error), exit_code=int(error.exit_code))
+        return error.exit_code
+    except Exception:
+        logger.exception("daemon.bug", hint="This is a bug in ocr-watcher: please report it with this line.")
+        logger.info("daemon.exiting", reason="unexpected error", exit_code=int(ExitCode.BUG))
+        return ExitCode.BUG
+
+
+def _check_params(settings: Settings) -> list[str]:
+    """Mistakes in `ocr.params`, which only the engine's room knows; returns its remarks."""
+    from ocr_watcher import engine
+
+    _, notes = engine.translate_params(settings.ocr.params)
+    return notes
+
+
+def _check_config(asked: argparse.Namespace) -> int:
+    settings = config.load(asked.config)
+    notes = _check_params(settings)
+    print(config.effective(settings), end="")
+    for note in notes:
+        print(f"# note: {note}")
+    return ExitCode.OK
+
+
+def _once(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+
+    settings = config.load(asked.config)
+    _check_params(settings)
+    on_terminal = sys.stderr.isatty()
+    inside = [path for path in asked.paths if _is_in_an_inbox(path, settings)]
+    locked = not asked.paths or bool(inside)
+    # A daemon may be writing the log file; whoever holds the lock may.
+    log.set_up(
+        settings.logging.level,
+        settings.logging.file if locked else None,
+        settings.logging.max_mb,
+        settings.logging.backups,
+        # On a terminal the bar shows what goes on; the details are in the file.
+        stream=open(os.devnull, "w", encoding="utf-8") if on_terminal else sys.stderr,  # noqa: SIM115
+    )
+    from ocr_watcher import daemon, once
+
+    bar = _Bar(enabled=on_terminal)
+    with contextlib.ExitStack() as held:
+        if not asked.paths:
+            daemon.check_inboxes(settings)
+        if locked:
+            held.enter_context(daemon.hold_lock(settings))
+        held.callback(bar.close)
+        if asked.paths:
+            summary = once.do_files(settings, daemon.make_engine, asked.paths, bar)
+        else:
+            summary = once.drain(settings, daemon.make_engine, bar)
+    _print_summary(summary)
+    return ExitCode.SOME_FAILED if summary.failed else ExitCode.OK
+
+
+def _is_in_an_inbox(path: Path, settings: Settings) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(inbox)) for inbox in settings.watch.inbox)
+
+
+class _Bar:
+    """A progress bar on a terminal; nothing elsewhere."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=0, unit="image", file=sys.stderr, disable=not enabled, dynamic_ncols=True, leave=True
+        )
+        self._ended = 0
+
+    def begin(self, path: str) -> None:
+        self._bar.set_postfix_str(_printable(Path(path).name)[:40], refresh=False)
+        self._bar.refresh()
+
+    def end(self, path: str, outcome: Outcome, left: int) -> None:
+        self._ended += 1
+        self._bar.total = self._ended + left
+        self._bar.update(1)
+        if outcome.value in ("failed", "retry"):
+            self._bar.write(f"failed: {_printable(path)}", file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _printable(text: str) -> str:
+    return (
+        os.fsencode(text).decode("utf-8", "backslashreplace").encode("unicode_escape").decode("ascii")
+        if not (text.isprintable())
+        else text
+    )
+
+
+def _print_summary(summary: Summary) -> None:
+    parts = [f"{summary.done} done"]
+    if summary.current:
+        parts.append(f"{summary.current} already done")
+    parts.append(f"{len(summary.failed)} failed")
+    rate = f", {summary.elapsed_s / summary.done:.2f} s each" if summary.done else ""
+    print(f"{', '.join(parts)} in {summary.elapsed_s:.1f} s{rate}")
+    for path in summary.failed[:20]:
+        print(f"  failed: {_printable(path)}")
+    if len(summary.failed) > 20:
+        print(f"  … and {len(summary.failed) - 20} more")
+    if summary.failed:
+        print("Each failed image has an .error.json beside it that says why, where one could be written.")
+
+
+def _doctor(asked: argparse.Namespace) -> int:
+    from ocr_watcher import doctor
+
+    return doctor.main(config.load(asked.config))
+
+
+def _models_list(asked: argparse.Namespace) -> int:
+    from ocr_watcher import models
+
+    settings = config.load(asked.config)
+    print(f"model store: {settings.ocr.model_store}")
+    for model in models.status(settings.ocr.model_store):
+        mark = "*" if model.name == settings.ocr.model else " "
+        print(
+            f"{mark} {model.name:<16} {model.state:<8} {model.size_bytes / 1e6:6.1f} MB  "
+            f"{model.licence}  for ocr.engine: {', '.join(model.engines)}"
+        )
+    return ExitCode.OK
+
+
+def _models_pull(asked: argparse.Namespace) -> int:
+    from ocr_watcher import models
+
+    settings = config.load(asked.config)
+    names = list(models.CATALOGUE) if asked.all else asked.names or [settings.ocr.model]
+    if not asked.names and not asked.all and settings.ocr.model not in models.CATALOGUE:
+        raise ConfigError(
+            f"ocr.model is {settings.ocr.model}, which is not in the catalogue",
+            hint="PaddleOCR downloads such a model itself at the first start; or name one of: "
+            + ", ".join(models.CATALOGUE),
+        )
+    brought = models.pull(
+        names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    for name in names:
+        print(f"{name}: {'pulled and verified' if name in brought else 'already here'}")
+    return ExitCode.OK

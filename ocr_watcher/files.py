@@ -1,0 +1,94 @@
+"""Opening things beneath an inbox without ever following a link out of it.
+
+Every step from the inbox down is opened relative to the folder before it, with O_NOFOLLOW, so a
+link that is swapped in at any moment is refused by the kernel instead of being checked and then
+raced. The open folder is also where the sidecar is written: it lands beside the image that was
+read, whatever has happened to the path since. The inbox itself may be a link: that is the
+administrator's word, not an inbox user's. Imports `errors` and the standard library only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ocr_watcher.errors import AccessError, VanishedError
+from ocr_watcher.ready import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import BufferedReader
+    from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: opening a named pipe that was swapped in must not hang the consumer.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
+
+def access_error(error: OSError, what: str) -> VanishedError | AccessError:
+    """The error to raise for an OSError met while opening or reading: gone, or refused for now."""
+    reason = error.strerror or str(error)
+    if error.errno in _GONE:
+        return VanishedError(f"{what}: {reason}")
+    return AccessError(f"cannot read {what}: {reason}")
+
+
+@contextmanager
+def open_folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
+    """Open the folder `parts` below `root`; yields its descriptor and closes it.
+
+    Raises `VanishedError` where a step is missing or has become a link, `AccessError` where the
+    operating system refuses.
+    """
+    what = str(root.joinpath(*parts))
+    try:
+        fd = os.open(root, _FOLDER)
+    except OSError as error:
+        raise access_error(error, what) from error
+    try:
+        for part in parts:
+            try:
+                below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+            except OSError as error:
+                raise access_error(error, what) from error
+            os.close(fd)
+            fd = below
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_file(folder: int, name: str) -> BufferedReader:
+    """Open the regular file `name` in the open folder for reading; the caller closes it.
+
+    Raises `VanishedError` where it is gone or no regular file any more, `AccessError` where the
+    operating system refuses.
+    """
+    try:
+        fd = os.open(name, _FILE, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a pipe without a writer
+            raise VanishedError(f"{name}: is no regular file") from error
+        raise access_error(error, name) from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise VanishedError(f"{name}: is now {kind_of(mode)}")
+    return os.fdopen(fd, "rb")
+
+
+def stat_file(folder: int, name: str) -> os.stat_result | None:
+    """The lstat of `name` in the open folder; None where there is nothing.
+
+    Raises `AccessError` where the operating system refuses.
+    """
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise AccessError(f"cannot read {name}: {error.strerror}") from error

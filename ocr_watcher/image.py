@@ -1,0 +1,502 @@
+"""Turns the bytes of an image file into small BGR pages, whatever the bytes are.
+
+May import `errors`, NumPy and Pillow. Everything that comes in may be hostile: what leaves is a
+`Page` or a `FileError`, never a decoder's own exception, and pixels are decoded only after the
+header was held against the limits. Must never go by the file's name, write anything, or keep a
+full-size picture alive while a page is being read by somebody else.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import struct
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from ocr_watcher.errors import (
+    AccessError,
+    FileError,
+    FileTooLargeError,
+    OutOfMemoryError,
+    TooManyPixelsError,
+    TruncatedError,
+    UnreadableError,
+    UnsupportedFormatError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
+
+# The only decoders that ever see the bytes. MPO, a phone's several pictures in one JPEG, comes with JPEG.
+ALLOWED_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+
+# A TIFF of ten megabytes can hold a hundred thousand directories that share one picture.
+MAX_PAGES = 10_000
+
+_RESAMPLE = Image.Resampling.BICUBIC
+
+# A picture is first averaged down by a whole number, to no less than this many times its final size.
+_GAP = 2.0
+
+# Pixels converted at a time: bounds the copies that a change of mode costs.
+_BAND_PIXELS = 1 << 20
+
+_MIB = 1 << 20
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+)
+
+_STRANGERS = (
+    (rb"%PDF-", "a PDF document"),
+    (rb"%!PS", "a PostScript document"),
+    (rb"PK\x03\x04", "a ZIP archive or an Office document"),
+    (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "a HEIC photo"),
+    (rb".{4}ftypavi[fs]", "an AVIF image"),
+    (rb".{4}ftyp", "a video"),
+    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (rb"8BPS", "a Photoshop document"),
+    (rb"AT&TFORM", "a DjVu document"),
+    (rb"\x00\x00\x01\x00", "an icon"),
+    (rb"\x1f\x8b|7z\xbc\xaf\x27\x1c|Rar!", "a compressed archive"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "an SVG drawing"),
+    (rb"\s*(<!--.*?-->\s*)?<(!DOCTYPE html|html|head|body)", "an HTML page"),
+    (rb"\s*<\?xml", "an XML document"),
+)
+
+# What Pillow's sentences have in common where the file is sound but of a kind it does not decode.
+_NOT_SUPPORTED = re.compile(
+    r"unsupported|not (yet )?supported|not available|cannot handle|unknown (pixel mode|data organization)",
+    re.IGNORECASE,
+)
+# "Missing dimensions" is how a TIFF directory behind the end of the file shows.
+_CUT_OFF = re.compile(r"truncated|end of file|only got|missing dimensions", re.IGNORECASE)
+_NO_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_QUARTER_TURNS = frozenset(
+    {
+        Image.Transpose.TRANSPOSE,
+        Image.Transpose.ROTATE_270,
+        Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_90,
+    }
+)
+
+_SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_DEEP = _SIXTEEN_BIT | {"I", "F"}
+_GREY = frozenset({"1", "L"})
+
+
+def _directories(data: bytes) -> list[int]:
+    """Give the offsets of a TIFF's page directories in order, up to one more than `MAX_PAGES`.
+
+    Ends where they form a loop. The last one may lie behind the end of a file that was cut off. Pillow
+    would count them too, but it reads every tag of every page for it: 0.3 ms a page.
+    """
+    order: Literal["big", "little"] = "big" if data.startswith(b"M") else "little"
+    link, count_bytes, entry_bytes = (8, 8, 20) if b"+" in data[2:4] else (4, 2, 12)
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(data[at : at + length], order)
+
+    found: dict[int, None] = {}
+    while (at := number(link, 8 if count_bytes == 8 else 4)) and at not in found and len(found) <= MAX_PAGES:
+        found[at] = None
+        link = at + count_bytes + number(at, count_bytes) * entry_bytes
+    return list(found)
+
+
+def _whole_tiff(data: bytes) -> bool:
+    # Most writers put the directory behind the pixels: a file that was cut off has lost it.
+    found = _directories(data)
+    return bool(found) and max(found) + 2 <= len(data)
+
+
+# Whether a file that does not decode has at least its end, by its format's own end mark or length.
+_WHOLE: dict[str, Callable[[bytes], bool]] = {
+    "PNG": lambda data: b"IEND" in data,
+    "JPEG": lambda data: b"\xff\xd9" in data[-1024:],  # phones append a little of their own
+    "GIF": lambda data: data.rstrip(b"\0").endswith(b";"),
+    "WEBP": lambda data: int.from_bytes(data[4:8], "little") + 8 <= len(data),
+    "BMP": lambda data: max(26, int.from_bytes(data[2:6], "little")) <= len(data),
+    "TIFF": _whole_tiff,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may cost. Bytes of the file, pixels of one page, longer side of the page handed out."""
+
+    max_file_bytes: int
+    max_pixels: int
+    max_side_px: int
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
+class Page:
+    """One page, ready for the engine.
+
+    Attributes:
+        index: Position among the pages handed out, from 0.
+        bgr: uint8, (height, width, 3), C-contiguous, blue first; upright, at most `max_side_px` long.
+        width_px: Width of the source page as a viewer shows it, that is after EXIF orientation.
+        height_px: Height of the same.
+    """
+
+    index: int
+    bgr: NDArray[np.uint8]
+    width_px: int
+    height_px: int
+
+    @property
+    def scale(self) -> float:
+        """Size of `bgr` / size of the source along the longer side, to four significant digits; at most 1."""
+        return float(f"{max(self.bgr.shape[:2]) / max(self.width_px, self.height_px):.4g}")
+
+    def to_source(self, polygon: Iterable[Sequence[float]]) -> list[list[float]]:
+        """Map points (x, y) of `bgr` to pixels of the source page.
+
+        Each axis has its own exact ratio (sides are whole pixels, so the two differ a little); the
+        result is clamped to 0..width_px and 0..height_px, the page's outer edges.
+        """
+        height, width = self.bgr.shape[:2]
+        return [
+            [
+                min(max(float(x) * self.width_px / width, 0.0), float(self.width_px)),
+                min(max(float(y) * self.height_px / height, 0.0), float(self.height_px)),
+            ]
+            for x, y in polygon
+        ]
+
+
+def pages(file: BinaryIO, limits: Limits) -> Iterator[Page]:
+    """Yield the pages of an image file: all of a TIFF's, the first picture of anything else.
+
+    The file is read whole (it is no longer than `limits.max_file_bytes`), from its start, and left
+    at any position; closing it is the caller's. One read instead of many small ones means that a
+    file that changes meanwhile, or a share that goes away, cannot harm a decoder. At most one page's
+    pixels are alive at a time, and none of its full-size pixels while the caller holds the page.
+
+    Raises:
+        AccessError: The operating system refuses the bytes.
+        FileTooLargeError: More bytes than allowed.
+        TruncatedError: Empty, or it ends before its image does.
+        UnsupportedFormatError: Not one of `ALLOWED_FORMATS`, or a kind of one that is not decoded.
+        TooManyPixelsError: By the header of the page at hand; nothing of it was decoded.
+        OutOfMemoryError: Memory ran out while decoding.
+        UnreadableError: Everything else that is wrong with the bytes.
+    """
+    data = _read(file, limits)
+    image, count = _open(data, limits)
+    index, full_page_seen = 0, False
+    for frame in range(count):
+        what = f"page {frame + 1} of the file" if count > 1 else "the file"
+        if count > 1:
+            with _decoder(data, what):
+                image.seek(frame)
+                thumbnail = _is_thumbnail(image)
+            if thumbnail and full_page_seen:
+                continue
+            full_page_seen = full_page_seen or not thumbnail
+        page = _page(image, index, limits, data, what)
+        if frame + 1 == count:
+            del image, data  # WebP's decoder keeps full-size pictures of its own
+        yield page
+        del page
+        index += 1
+
+
+def _read(file: BinaryIO, limits: Limits) -> bytes:
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size > limits.max_file_bytes:
+            raise FileTooLargeError(
+                f"the file has {_mib(size)} MiB; the limit is {_mib(limits.max_file_bytes)} MiB"
+            )
+        data = file.read(size)
+    except OSError as error:
+        raise AccessError(f"the file cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError("there is not enough memory to read the file") from error
+    if not data:
+        raise TruncatedError("the file is empty")
+    return data
+
+
+def _mib(size: int) -> str:
+    return f"{math.ceil(size / _MIB * 100) / 100:.2f}"  # rounded up: one byte too many must show
+
+
+def _open(data: bytes, limits: Limits) -> tuple[ImageFile, int]:
+    """Open an image without decoding it; also give the number of its pages."""
+    kind = _kind(data)
+    if kind is None:
+        raise _stranger(data)
+    guard = None
+    if kind == "GIF" and len(data) >= 10:
+        # Opening a GIF may already allocate its first frame, and that may be larger than the screen.
+        _check_pixels(*struct.unpack_from("<HH", data, 6), limits=limits, what="the file")
+        guard = -(-limits.max_pixels // 2)  # Pillow refuses more than twice this
+    with _decoder(data, "the file", max_image_pixels=guard):
+        try:
+            image = Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
+        except UnidentifiedImageError:
+            # Image.open() swallows the reason; the format's own factory raises it.
+            Image.OPEN[kind][0](io.BytesIO(data), "")
+            raise
+    count = len(_directories(data)) if kind == "TIFF" else 1
+    if count > MAX_PAGES:
+        raise UnreadableError(
+            f"the TIFF has more than {MAX_PAGES} pages",
+            hint=f"Split the file into parts of at most {MAX_PAGES} pages.",
+        )
+    return image, count
+
+
+def _is_thumbnail(image: ImageFile) -> bool:
+    """Tell whether the TIFF page at hand is a reduced-resolution copy (NewSubfileType, bit 0)."""
+    kind = image.tag_v2.get(ExifTags.Base.NewSubfileType) if isinstance(image, TiffImageFile) else None
+    return isinstance(kind, int) and bool(kind & 1)
+
+
+def _check_pixels(width: int, height: int, *, limits: Limits, what: str) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixelsError(
+            f"{what} is {width} x {height} pixels, {width * height / 1e6:.1f} megapixels; "
+            f"the limit is {limits.max_pixels / 1e6:.1f} megapixels"
+        )
+
+
+def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) -> Page:
+    """Decode the frame at hand and bring it to size; leaves no full-size pixels behind in `image`."""
+    width, height = image.size
+    _check_pixels(width, height, limits=limits, what=what)
+    target = _fit(width, height, limits.max_side_px)
+    with _decoder(data, what):
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is no smaller than wanted.
+        drafted = image.draft(None, target) if target != (width, height) else None
+        image.load()
+        turn = _turn(image)
+    if drafted is None:
+        # Only now is the size certain: Pillow turns a TIFF upright while it loads it.
+        width, height = image.size
+        target = _fit(width, height, limits.max_side_px)
+    extent = drafted[1][2:] if drafted is not None else (width, height)
+    with _pillow(what):
+        small = _shrink(image, extent, target, partial(_decoder, data, what))
+        image.thumbnail((1, 1), Image.Resampling.NEAREST, reducing_gap=None)  # frees the full-size pixels
+        if turn is not None:
+            small = small.transpose(turn)
+        bgr = np.ascontiguousarray(np.asarray(small.convert("RGB"))[:, :, ::-1])
+    if turn in _QUARTER_TURNS:
+        width, height = height, width
+    return Page(index, bgr, width, height)
+
+
+def _fit(width: int, height: int, max_side_px: int) -> tuple[int, int]:
+    ratio = min(1.0, max_side_px / max(width, height))
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
+
+
+def _turn(image: ImageFile) -> Image.Transpose | None:
+    """Give what turns a loaded image upright; broken EXIF means that it already is."""
+    try:
+        # After loading, because PNG may keep its EXIF behind the pixels.
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - as with any decoder, anything may come out of hostile bytes
+        return None
+
+
+def _shrink(
+    image: Image.Image,
+    extent: tuple[float, float],
+    target: tuple[int, int],
+    decoder: Callable[[], AbstractContextManager[None]],
+) -> Image.Image:
+    """Bring a loaded image to mode L or RGB and to `target` (width, height) in two steps.
+
+    First, band by band so that no second full-size picture ever exists, convert and average down by
+    whole numbers; then resample the rest. `extent` is the part of the image that holds the picture:
+    a JPEG decoded at reduced scale is a fraction of a pixel smaller than its whole pixels.
+    """
+    width, height = image.size
+    across, down = (max(1, int(has / wants / _GAP)) for has, wants in zip(extent, target, strict=True))
+    levels = _levels(image) if image.mode in _DEEP else (0.0, 0.0)
+    grey = image.mode in _DEEP or (image.mode in _GREY and not image.has_transparency_data)
+    reduced = Image.new("L" if grey else "RGB", (-(-width // across), -(-height // down)))
+    for top, band in _bands(image, down):
+        with decoder():  # palettes and transparency are the file's own words
+            part = _plain(band, levels)
+        reduced.paste(part.reduce((across, down)), (0, top // down))
+    return reduced.resize(target, _RESAMPLE, box=(0.0, 0.0, extent[0] / across, extent[1] / down))
+
+
+def _bands(image: Image.Image, step: int) -> Iterator[tuple[int, Image.Image]]:
+    """Cut an image into bands of a multiple of `step` rows; yields (first row, band)."""
+    width, height = image.size
+    rows = step * max(1, _BAND_PIXELS // (width * step))
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(top + rows, height)))
+
+
+def _plain(band: Image.Image, levels: tuple[float, float]) -> Image.Image:
+    """Convert to L or RGB, what is transparent becoming white; `levels` as from `_levels`."""
+    if band.mode in _DEEP:
+        return _eight_bit(band, levels)
+    if band.mode == "La":
+        band = band.convert("LA")  # the only conversion it has
+    if band.has_transparency_data:
+        band = band.convert("RGBA")
+        paper = Image.new("RGB", band.size, "white")
+        paper.paste(band, mask=band)
+        return paper
+    return band.convert("L" if band.mode in _GREY else "RGB")
+
+
+def _levels(image: Image.Image) -> tuple[float, float]:
+    """Give the values that stand for black and white in an image of more than eight bits.
+
+    16 bits: 0 and the largest value of the smallest bit depth that holds every pixel. So a full
+    range is divided by 257, and the 10 or 12 bits that many scanners put into 16 do not come out
+    black; unlike a stretch from the smallest to the largest value, it does not turn the grain of an
+    empty page into a picture. For I and F nothing says what white is: the smallest and largest value.
+    """
+    low, high = math.inf, -math.inf
+    for _, band in _bands(image, 1):
+        values = np.asarray(band)
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:  # nothing but NaN and infinity
+        low = high = 0.0
+    if image.mode in _SIXTEEN_BIT:
+        low, high = 0.0, float((1 << int(high).bit_length()) - 1)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        low, high = high, low  # white is zero: up to eight bits Pillow inverts that itself
+    return low, high
+
+
+def _eight_bit(band: Image.Image, levels: tuple[float, float]) -> Image.Image:
+    values = np.asarray(band).astype(np.float64)
+    black, white = levels
+    if black == white:  # a blank page
+        grey = np.full(values.shape, 255.0)
+    else:
+        grey = np.nan_to_num(np.clip((values - black) * (255.0 / (white - black)), 0.0, 255.0))
+    transparent = band.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255.0
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
+
+
+@contextmanager
+def _pillow(what: str, *, max_image_pixels: int | None = None) -> Iterator[None]:
+    """Run calls into Pillow with its globals out of the way; want of memory leaves as OutOfMemoryError.
+
+    Pillow's own limit against decompression bombs is a module global of fixed size: it would warn
+    about, or refuse, what the user has allowed. It is set aside for the duration of the block and put
+    back, so that other users of Pillow in this process keep it; likewise the warning filters, because
+    Pillow warns about every oddity in a file. Neither is safe against a second thread doing the same,
+    which is why the blocks are short and one thread decodes.
+    """
+    usual = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = max_image_pixels
+        try:
+            yield
+        except MemoryError as error:
+            raise OutOfMemoryError(f"there is not enough memory to decode {what}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+
+
+@contextmanager
+def _decoder(data: bytes, what: str, *, max_image_pixels: int | None = None) -> Iterator[None]:
+    """Run calls that interpret the file's bytes: everything they raise leaves as a `FileError`."""
+    with _pillow(what, max_image_pixels=max_image_pixels):
+        try:
+            yield
+        except (FileError, MemoryError):
+            raise
+        except Exception as error:
+            raise _file_error(error, data, what) from error
+
+
+def _file_error(error: Exception, data: bytes, what: str) -> FileError:
+    """Translate whatever a decoder raised."""
+    kind = _kind(data)
+    reason = f"{kind} decoder: {error or type(error).__name__}"
+    if isinstance(error, Image.DecompressionBombError):
+        return TooManyPixelsError(f"{what} holds a picture that is larger than its header says: {error}")
+    if _NO_MEMORY.search(reason):
+        return OutOfMemoryError(f"there is not enough memory to decode {what} ({reason})")
+    if isinstance(error, EOFError) or _CUT_OFF.search(reason) or not (kind and _WHOLE[kind](data)):
+        return TruncatedError(f"{what} ends before its image does ({reason})")
+    # A KeyError is Pillow looking up a compression that it does not know.
+    if _NOT_SUPPORTED.search(reason) or isinstance(error.__cause__ or error, KeyError):
+        return UnsupportedFormatError(f"{what} is of a kind that cannot be decoded ({reason})")
+    return UnreadableError(f"{what} is damaged ({reason})")
+
+
+def _kind(data: bytes) -> str | None:
+    """Tell which of the allowed formats the first bytes announce, even where the file ends within them."""
+    for magic, kind in _MAGIC:
+        if magic.startswith(data[: len(magic)]):
+            return kind
+    if b"RIFF".startswith(data[:4]) and b"WEBP".startswith(data[8:12]):
+        return "WEBP"
+    return None
+
+
+def _stranger(data: bytes) -> FileError:
+    """Name what the content looks like, for a file of none of the allowed formats."""
+    start = data[:1024]
+    if not start.strip(b"\0"):
+        return TruncatedError("the file begins with zero bytes only: its copy was probably interrupted")
+    for pattern, name in _STRANGERS:
+        if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
+            return UnsupportedFormatError(f"this is {name}, not an image that can be read")
+    try:
+        text = start.decode("utf-8", errors="strict" if len(data) <= len(start) else "ignore")
+    except UnicodeDecodeError:
+        text = "\0"
+    if all(character.isprintable() or character.isspace() for character in text):
+        return UnsupportedFormatError("this is text, not an image")
+    return UnsupportedFormatError("this is no image of a known format")

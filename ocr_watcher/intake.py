@@ -1,0 +1,279 @@
+"""Between noticing a file and working on it: files settle here, then enter the bounded queue.
+
+The disk is the queue; this is a bounded window onto it. What has no room is not remembered: it
+stays on the disk and `rescan_due` says that the folders must be looked at again. Runs in the main
+thread only, without locks; clock and stat are passed in. Imports `ready` and `sidecar`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ocr_watcher import sidecar
+from ocr_watcher.ready import Ignore, Rules, Sight, Stamp, Wait, judge
+from ocr_watcher.sidecar import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from structlog.typing import FilteringBoundLogger
+
+    from ocr_watcher.watch import Found
+
+# Pauses before a file is tried again: 2, 4, 8 … 300 s. Short at first, because a full disk or a
+# dropped share is often back at once; five minutes is as long as somebody waits who has mended it.
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 300.0
+# Settling files beyond the queue's own room: enough that a burst is not cut into rescans.
+_WAITING_PER_SLOT = 4
+_MAX_TOLD = 10_000
+
+
+class Outcome(Enum):
+    """What became of a job, as far as the intake must know."""
+
+    DONE = "done"
+    FAILED = "failed"  # an error record was written
+    GONE = "gone"
+    RESETTLE = "resettle"  # it changed under the reader, or was not complete yet
+    RETRY = "retry"  # try again after a pause
+    BROKEN_OFF = "broken_off"  # the service stops: the next start does it
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image for the consumer.
+
+    `root` is the inbox (or, for a file named on the command line, its folder), `parts` the folders
+    below it, `name` the file; `stamp` the version that had settled, and `settled` as in `ready.Ready`;
+    `queued_at` monotonic seconds.
+    """
+
+    root: Path
+    parts: tuple[str, ...]
+    name: str
+    stamp: Stamp
+    settled: bool
+    queued_at: float
+
+    @property
+    def path(self) -> str:
+        """The whole path."""
+        return os.path.join(self.root, *self.parts, self.name)
+
+
+@dataclass
+class _Waiting:
+    sight: Sight | None
+    closed: bool
+    due: float
+    pause_until: float = 0.0  # a retry: not before this
+
+
+def lstat(path: str) -> os.stat_result | None:
+    """The default `stat`: None where there is nothing, or nothing that we may look at."""
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+class Intake:
+    """Settling files, the files in the queue or in hand, and what is known to be done."""
+
+    def __init__(
+        self,
+        inboxes: tuple[Path, ...],
+        rules: Rules,
+        *,
+        queue_size: int,
+        offer: Callable[[Job], bool],
+        clock: Callable[[], float],
+        log: FilteringBoundLogger,
+        stat: Callable[[str], os.stat_result | None] = lstat,
+        lookup: Callable[[str, Stamp], State] = sidecar.lookup,
+    ) -> None:
+        self._roots = sorted(((str(i), i) for i in inboxes), key=lambda r: len(r[0]), reverse=True)
+        self._rules = rules
+        self._room = queue_size * _WAITING_PER_SLOT
+        self._offer = offer
+        self._clock = clock
+        self._log = log
+        self._stat = stat
+        self._lookup = lookup
+        self._waiting: dict[str, _Waiting] = {}
+        self._heap: list[tuple[float, int, str]] = []  # (due, tie-break, path); stale entries are skipped
+        self._ties = itertools.count()
+        self._busy: set[str] = set()  # in the queue or in the consumer's hand
+        self._retries: dict[str, int] = {}
+        # path -> hash of the version whose record was read: a rescan of 100,000 finished files
+        # must not read 100,000 records again
+        self._known: dict[str, int] = {}
+        self._told: set[str] = set()
+        self._queue_full = False
+        self.rescan_due = False
+
+    @property
+    def waiting(self) -> int:
+        """Files that were noticed and not yet queued."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> int:
+        """Files in the queue or in hand."""
+        return len(self._busy)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a rescan would find a place for what it meets."""
+        return len(self._waiting) <= self._room // 2
+
+    # -- noticing ------------------------------------------------------------------------------
+
+    def notice(self, path: str, *, closed: bool = False) -> None:
+        """Something happened at `path`; it is judged now or when it has settled."""
+        if not self._is_wanted(path) or path in self._busy:
+            return  # what happens to a busy file is seen when it is completed
+        if path in self._waiting:
+            entry = self._waiting[path]
+            entry.closed = entry.closed or closed
+        elif len(self._waiting) >= self._room:
+            self.rescan_due = True
+            return
+        else:
+            entry = self._waiting[path] = _Waiting(None, closed, 0.0)
+        self._look(path, entry)
+
+    def notice_record_removed(self, path: str) -> None:
+        """A file was deleted: where it was a record, its image is to be looked at again."""
+        folder, name = os.path.split(path)
+        image = sidecar.image_of(name)
+        if image is not None:
+            self.notice(os.path.join(folder, image))
+
+    def found(self, found: Found) -> bool:
+        """The scan met a file: True where its record says that it is done or has failed for good."""
+        path, stamp = found.path, Stamp.of(found.status)
+        if path in self._busy or path in self._waiting:
+            return False
+        if found.records:
+            if self._known.get(path) == hash(stamp):
+                return True
+            if self._is_settled_by_record(path, stamp):
+                return True
+        self.notice(path)
+        return False
+
+    def forget_known_except(self, seen: set[int]) -> None:
+        """After a whole scan: drop what is known of files that are no more (`seen`: hashes of paths)."""
+        self._known = {path: stamp for path, stamp in self._known.items() if hash(path) in seen}
+
+    # -- judging -------------------------------------------------------------------------------
+
+    def step(self) -> float | None:
+        """Judge every file that is due; returns the monotonic time of the next one (None: none waits)."""
+        self._queue_full = False
+        while self._heap:
+            due, _, path = self._heap[0]
+            entry = self._waiting.get(path)
+            if entry is None or entry.due != due:
+                heapq.heappop(self._heap)  # stale
+                continue
+            if due > self._clock():
+                return due
+            heapq.heappop(self._heap)
+            self._look(path, entry)
+            if self._queue_full:
+                return None  # a completed job will call again
+        return None
+
+    def completed(self, job: Job, outcome: Outcome) -> None:
+        """The consumer is through with a job."""
+        path = job.path
+        self._busy.discard(path)
+        if outcome is Outcome.RETRY:
+            tries = self._retries[path] = self._retries.get(path, 0) + 1
+            pause = min(_FIRST_PAUSE_S * 2 ** min(tries - 1, 16), _LONGEST_PAUSE_S)
+            entry = self._waiting[path] = _Waiting(None, False, 0.0, self._clock() + pause)  # noqa: FBT003
+            self._look(path, entry)
+            return
+        self._retries.pop(path, None)
+        if outcome in (Outcome.DONE, Outcome.FAILED):
+            self._known[path] = hash(job.stamp)
+            status = self._stat(path)
+            if status is not None and Stamp.of(status) != job.stamp:
+                self.notice(path)  # replaced since
+        elif outcome is Outcome.RESETTLE:
+            self.notice(path)
+
+    def _look(self, path: str, entry: _Waiting) -> None:
+        """Judge one waiting file: keep it waiting, drop it, or queue it."""
+        now = self._clock()
+        verdict = judge(self._stat(path), entry.sight, now=now, closed=entry.closed, rules=self._rules)
+        if isinstance(verdict, Ignore):
+            del self._waiting[path]
+            self._retries.pop(path, None)
+            if verdict.reason:
+                self._tell_ignored(path, verdict.reason)
+            return
+        if isinstance(verdict, Wait):
+            self._wait(path, entry, verdict.sight, max(verdict.until, entry.pause_until))
+            return
+        if now < entry.pause_until:
+            self._wait(path, entry, entry.sight, entry.pause_until)
+            return
+        if self._is_settled_by_record(path, verdict.stamp):
+            del self._waiting[path]
+            return
+        root, parts, name = self._split(path)
+        if self._offer(Job(root, parts, name, verdict.stamp, verdict.settled, now)):
+            del self._waiting[path]
+            self._busy.add(path)
+        else:
+            self._queue_full = True
+            self._wait(path, entry, entry.sight, now)
+
+    def _wait(self, path: str, entry: _Waiting, sight: Sight | None, until: float) -> None:
+        # `closed` is folded into the sight, which forgets it when the file changes again
+        entry.sight, entry.closed, entry.due = sight, False, until
+        heapq.heappush(self._heap, (until, next(self._ties), path))
+
+    def _is_settled_by_record(self, path: str, stamp: Stamp) -> bool:
+        if self._lookup(path, stamp) not in (State.DONE, State.FAILED):
+            return False
+        self._known[path] = hash(stamp)
+        return True
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def _split(self, path: str) -> tuple[Path, tuple[str, ...], str]:
+        for text, root in self._roots:
+            if path.startswith(text + os.sep):
+                *parts, name = path[len(text) + 1 :].split(os.sep)
+                return root, tuple(parts), name
+        raise ValueError(f"{path} is in no inbox")
+
+    def _is_wanted(self, path: str) -> bool:
+        name = path.rpartition(os.sep)[2]
+        if not self._rules.wants(name):
+            return False
+        try:
+            _, parts, _ = self._split(path)
+        except ValueError:
+            return False
+        return not any(self._rules.ignores(part) for part in parts)
+
+    def _tell_ignored(self, path: str, reason: str) -> None:
+        """Say once, not at every scan, that something with an image's name is not read."""
+        if path in self._told:
+            return
+        if len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        self._told.add(path)
+        self._log.warning("file.ignored", path=path, reason=f"it is {reason}, not a file")

@@ -1,0 +1,184 @@
+"""`once`: drain the inbox, or do the given files, and exit. The same line as the daemon's, in one thread.
+
+Imports what the daemon is made of; prints nothing itself: the caller hands in what shows progress.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ocr_watcher import log, sidecar
+from ocr_watcher.daemon import Line, MakeEngine, Scan, build_line
+from ocr_watcher.intake import Intake, Job, Outcome
+from ocr_watcher.ready import Stamp, kind_of
+from ocr_watcher.sidecar import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ocr_watcher.config import Settings
+
+
+class Progress(Protocol):
+    """What is told while the work goes on."""
+
+    def begin(self, path: str) -> None:
+        """Work on `path` starts."""
+
+    def end(self, path: str, outcome: Outcome, left: int) -> None:
+        """It ended; at least `left` files remain."""
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    done: int = 0
+    current: int = 0  # had their record already
+    failed: list[str] = field(default_factory=list)
+    elapsed_s: float = 0.0
+
+
+def drain(settings: Settings, make_engine: MakeEngine, progress: Progress) -> Summary:
+    """Do every image in the inboxes that has no record yet. Raises `ServiceError`."""
+    started = time.monotonic()
+    line = build_line(settings, make_engine)
+    try:
+        summary = _Drain(settings, line, progress).run()
+    finally:
+        line.close()
+    summary.elapsed_s = time.monotonic() - started
+    return summary
+
+
+class _Drain:
+    """One run over the inboxes."""
+
+    def __init__(self, settings: Settings, line: Line, progress: Progress) -> None:
+        self._settings = settings
+        self._line = line
+        self._progress = progress
+        self._queue: deque[Job] = deque()
+        self._done = 0
+        self._failed: set[str] = set()
+        self._intake = Intake(
+            settings.watch.inbox,
+            line.rules,
+            queue_size=settings.queue.max_size,
+            offer=self._offer,
+            clock=time.monotonic,
+            log=log.get(),
+        )
+
+    def run(self) -> Summary:
+        """Scan and work in turns, until a scan leaves nothing behind for want of room."""
+        current = None
+        while True:
+            self._intake.rescan_due = False
+            scan = Scan(self._settings, self._line.rules, self._intake)
+            scan.advance(float("inf"))
+            if current is None:  # later scans meet what this run did
+                current = scan.current
+            self._empty()
+            if not self._intake.rescan_due:
+                return Summary(self._done, current, sorted(self._failed))
+
+    def _offer(self, job: Job) -> bool:
+        if len(self._queue) >= self._settings.queue.max_size:
+            return False
+        self._queue.append(job)
+        return True
+
+    def _empty(self) -> None:
+        """Work until nothing waits, settles or is queued any more."""
+        while True:
+            due = self._intake.step()
+            if self._queue:
+                self._work(self._queue.popleft())
+            elif due is None:
+                return
+            else:
+                time.sleep(max(0.0, due - time.monotonic()))
+
+    def _work(self, job: Job) -> None:
+        outcome = _do(self._line, job, self._progress, left=len(self._queue) + self._intake.waiting)
+        # A cause that lasts is not waited for: to the intake, the file is gone.
+        self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
+        self._done += outcome is Outcome.DONE
+        if outcome in (Outcome.FAILED, Outcome.RETRY):
+            self._failed.add(job.path)
+        else:
+            self._failed.discard(job.path)
+
+
+def _do(line: Line, job: Job, progress: Progress, *, left: int) -> Outcome:
+    """Try one job as often as it may be tried."""
+    progress.begin(job.path)
+    for _ in range(line.max_attempts):
+        outcome = line.worker.step(job, left)
+        if outcome is not Outcome.RETRY:
+            break
+    progress.end(job.path, outcome, left)
+    return outcome
+
+
+def do_files(
+    settings: Settings, make_engine: MakeEngine, paths: Iterable[Path], progress: Progress
+) -> Summary:
+    """Do the named files wherever they are, whatever their names; folders stand for the images in them."""
+    started = time.monotonic()
+    summary = Summary()
+    line = build_line(settings, make_engine)
+    try:
+        todo = deque(_jobs(line, paths, summary))
+        while todo:
+            job = todo.popleft()
+            outcome = _do(line, job, progress, left=len(todo))
+            if outcome is Outcome.DONE:
+                summary.done += 1
+            else:
+                summary.failed.append(job.path)
+    finally:
+        line.close()
+    summary.elapsed_s = time.monotonic() - started
+    return summary
+
+
+def _jobs(line: Line, paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
+    for path in paths:
+        members = [path]
+        if path.is_dir():
+            members = sorted(entry for entry in path.iterdir() if line.rules.wants(entry.name))
+        for member in members:
+            # The named folder may be reached by links; the file itself may not be one.
+            root = Path(os.path.realpath(member.parent))
+            try:
+                status = os.lstat(root / member.name)
+            except OSError as error:
+                log.get().warning("file.vanished", path=str(member), message=error.strerror)
+                summary.failed.append(str(member))
+                continue
+            if not Path(root / member.name).is_file() or member.is_symlink():
+                log.get().warning(
+                    "file.ignored", path=str(member), reason=f"it is {kind_of(status.st_mode)}, not a file"
+                )
+                summary.failed.append(str(member))
+                continue
+            stamp = Stamp.of(status)
+            match sidecar.lookup(str(root / member.name), stamp):
+                case State.DONE:
+                    summary.current += 1
+                case State.FAILED:
+                    log.get().warning(
+                        "file.failed_before",
+                        path=str(member),
+                        hint="Its error record says why; delete the record to try again.",
+                    )
+                    summary.failed.append(str(member))
+                case _:
+                    yield Job(root, (), member.name, stamp, settled=True, queued_at=time.monotonic())

@@ -1,0 +1,41 @@
+"""Fixtures more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocr_watcher import engine, models
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def model_store() -> Path:
+    """A store with the models the tests read with: the user's own, filled when it lacks them."""
+    store = os.environ.get("OCR_WATCHER_MODEL_STORE") or "~/.cache/ocr-watcher/models"
+    path = Path(store).expanduser()
+    models.pull(["PP-OCRv6_small", "PP-OCRv5_mobile"], path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_engine(model_store: Path) -> Iterator[engine.PaddleOcrEngine]:
+    """The default engine with the default model, loaded once for all tests."""
+    spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
+    made = engine.create("onnxruntime", spec, 0, {})
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def paddle_engine(model_store: Path) -> Iterator[engine.PaddleOcrEngine]:
+    """Paddle Inference with oneDNN, loaded once for all tests."""
+    spec = models.resolve("PP-OCRv5_mobile", model_store, "paddle", None)
+    made = engine.create("paddle", spec, 0, {})
+    yield made
+    made.close()

@@ -1,0 +1,247 @@
+"""The command line as a shell sees it: output and exit codes, on the fake engine where one is needed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+import ocr_watcher
+from tests.support import daemon, dot, draw, error_of, sidecar_of, until, write_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(
+    folder: Path, *arguments: str, module: str = "tests.fake_daemon", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_config(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--fast"], ["models"], ["run", "-c"]])
+def test_a_wrong_command_line_is_64(home: Path, arguments: Sequence[str]) -> None:
+    result = run(home, *arguments, module="ocr_watcher")
+    assert result.returncode == 64
+    assert "usage:" in result.stderr
+    assert result.stdout == ""
+
+
+def test_help_and_version(home: Path) -> None:
+    assert "check-config" in run(home, "--help", module="ocr_watcher").stdout
+    assert ocr_watcher.__version__ in run(home, "--version", module="ocr_watcher").stdout
+
+
+# -- check-config ------------------------------------------------------------------------------
+
+
+def test_check_config_prints_what_is_in_force(home: Path) -> None:
+    result = run(home, "check-config", "-c", "config.yaml", module="ocr_watcher")
+    assert result.returncode == 0
+    shown = yaml.safe_load(result.stdout)
+    assert shown["watch"]["inbox"] in ([str(home / "inbox")], str(home / "inbox"))
+    assert shown["watch"]["settle_s"] == 0.1
+    assert shown["memory"]["rss_limit_mb"] == 1536
+
+
+def test_check_config_shows_every_mistake(home: Path) -> None:
+    (home / "config.yaml").write_text("watch:\n  modee: auto\nimage:\n  max_side_px: -5\n")
+    result = run(home, "check-config", module="ocr_watcher")
+    assert result.returncode == 78
+    assert "config.yaml:2: watch.modee" in result.stderr
+    assert "config.yaml:4: image.max_side_px" in result.stderr
+
+
+def test_check_config_knows_paddleocrs_parameters(home: Path) -> None:
+    write_config(home, ocr={"params": {"det_limit_side_len": 960, "text_det_tresh": 0.3}})
+    result = run(home, "check-config", module="ocr_watcher")
+    assert result.returncode == 78
+    assert "text_det_thresh" in result.stderr
+    write_config(home, ocr={"params": {"det_limit_side_len": 960}})
+    result = run(home, "check-config", module="ocr_watcher")
+    assert result.returncode == 0
+    assert "text_det_limit_side_len" in result.stdout
+
+
+# -- once --------------------------------------------------------------------------------------
+
+
+def test_once_drains_the_inbox_and_says_how_it_went(home: Path) -> None:
+    (home / "inbox" / "sub").mkdir()
+    images = [dot(home / "inbox" / f"{n}.png") for n in range(5)] + [dot(home / "inbox" / "sub" / "x.png")]
+    result = run(home, "once")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("6 done, 0 failed in ")
+    for image in images:
+        assert sidecar_of(image)["status"] == "ok"
+    assert all(json.loads(row)["event"] for row in result.stderr.splitlines())  # no progress bar in a pipe
+    again = run(home, "once")
+    assert again.returncode == 0
+    assert again.stdout.startswith("0 done, 6 already done, 0 failed")
+
+
+def test_once_tells_failures_apart(home: Path) -> None:
+    dot(home / "inbox" / "good.png")
+    (home / "inbox" / "bad.png").write_text("no image")
+    dot(home / "inbox" / "hard.png", (77, 10))
+    result = run(home, "once", FAKE_RAISE="77")
+    assert result.returncode == 3
+    assert result.stdout.startswith("1 done, 2 failed")
+    assert "bad.png" in result.stdout
+    assert error_of(home / "inbox" / "bad.png")["error"]["code"] == "unsupported_format"
+    assert error_of(home / "inbox" / "hard.png")["error"]["attempts"] == 3
+
+
+def test_once_does_more_than_the_queue_holds(home: Path) -> None:
+    write_config(home, queue={"max_size": 2})
+    for number in range(30):
+        dot(home / "inbox" / f"{number}.png")
+    result = run(home, "once")
+    assert result.returncode == 0
+    assert result.stdout.startswith("30 done, 0 failed")
+
+
+def test_once_does_named_files_and_folders_anywhere(home: Path) -> None:
+    odd = home / "scan without ending"
+    odd.write_bytes(dot(home / "x.png").read_bytes())
+    (home / "folder").mkdir()
+    inside = dot(home / "folder" / "y.png")
+    waiting = dot(home / "inbox" / "z.png")
+    result = run(home, "once", str(odd), "folder")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("2 done, 0 failed")
+    assert sidecar_of(odd)["text"] == sidecar_of(inside)["text"] == "48x64"
+    assert not waiting.with_name("z.png.json").exists()
+    result = run(home, "once", str(odd), "none.png")
+    assert result.returncode == 3
+    assert result.stdout.startswith("0 done, 1 already done, 1 failed")
+
+
+def test_once_beside_a_daemon(home: Path) -> None:
+    outside = dot(home / "outside.png")
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        refused = run(home, "once")
+        assert refused.returncode == 69
+        assert str(running.pid) in refused.stderr
+        assert run(home, "once", str(outside)).returncode == 0
+        running.stop()
+
+
+def test_once_shows_a_progress_bar_on_a_terminal(home: Path) -> None:
+    for number in range(3):
+        dot(home / "inbox" / f"{number}.png")
+    (home / "inbox" / "bad.png").write_text("no image")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fake_daemon", "once"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    output, _ = process.communicate()
+    assert process.returncode == 3
+    assert b"4/4" in shown
+    assert b"failed: " in shown
+    assert b'"event"' not in shown
+    assert output.startswith(b"3 done, 1 failed")
+    assert "ocr.done" in (home / "log" / "log").read_text()
+
+
+# -- models and doctor -------------------------------------------------------------------------
+
+
+def test_models_list_marks_what_is_missing(home: Path) -> None:
+    result = run(home, "models", "list", module="ocr_watcher", OCR_WATCHER_MODEL_STORE=str(home / "store"))
+    assert result.returncode == 0
+    assert "PP-OCRv6_small" in result.stdout
+    assert "missing" in result.stdout
+
+
+def test_a_missing_model_is_69_and_says_how_to_get_it(home: Path) -> None:
+    with daemon(home, {"OCR_WATCHER_MODEL_STORE": str(home / "store")}, real=True) as running:
+        assert running.wait() == 69
+        assert "models pull PP-OCRv6_small" in running.events("daemon.failed")[0]["hint"]
+
+
+def test_an_unknown_model_name_is_a_wrong_command_line(home: Path) -> None:
+    result = run(home, "models", "pull", "PP-OCRv6_smal", module="ocr_watcher")
+    assert result.returncode == 64
+    assert "PP-OCRv6_small" in result.stderr
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(home: Path) -> None:
+    (home / "inbox").rmdir()
+    result = run(home, "doctor", module="ocr_watcher", OCR_WATCHER_MODEL_STORE=str(home / "store"))
+    assert result.returncode == 69
+    failed = [row for row in result.stdout.splitlines() if row.startswith("FAIL")]
+    assert any("inbox" in row for row in failed)
+    assert any("models" in row for row in failed)
+    assert "models pull" in result.stdout
+
+
+def test_doctor_finds_nothing_wrong_where_all_is_well(home: Path, model_store: Path) -> None:
+    result = run(home, "doctor", module="ocr_watcher", OCR_WATCHER_MODEL_STORE=str(model_store))
+    assert result.returncode == 0, result.stdout
+    assert "FAIL" not in result.stdout
+    assert "2468" in result.stdout
+
+
+# -- the real thing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "model"), [("onnxruntime", "PP-OCRv6_small"), ("paddle", "PP-OCRv5_mobile")]
+)
+def test_a_dropped_scan_is_read(home: Path, model_store: Path, engine: str, model: str) -> None:
+    write_config(home, ocr={"engine": engine, "model": model})
+    with daemon(home, {"OCR_WATCHER_MODEL_STORE": str(model_store)}, real=True) as running:
+        running.wait_for("daemon.ready")
+        image = draw(home / "inbox" / "scan.png", "INVOICE 12345")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+        assert running.text.count("\n") == len(running.events())  # nothing is printed past the log
+    document = sidecar_of(image)
+    assert "12345" in document["text"]
+    assert document["engine"]["name"] == engine
+    assert document["engine"]["model"] == model
+    until(lambda: not (home / "inbox" / "scan.png.error.json").exists())

@@ -1,0 +1,306 @@
+"""The daemon in a process of its own, on the fake engine: life, signals, threads, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support import Process, daemon, dot, error_of, sidecar_of, until, write_config
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_config(tmp_path)
+    return tmp_path
+
+
+def test_drop_an_image_get_its_text(home: Path) -> None:
+    dot(home / "inbox" / "before.png")
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        dot(home / "inbox" / "after.png", (30, 20))
+        running.wait_for("ocr.done", 2)
+        assert running.stop() == 0
+        assert sidecar_of(home / "inbox" / "before.png")["text"] == "48x64"
+        assert sidecar_of(home / "inbox" / "after.png")["text"] == "20x30"
+        names = [event["event"] for event in running.events()]
+        assert names[0] == "daemon.starting"
+        assert names[-2:] == ["daemon.stopping", "daemon.exiting"]
+        assert running.events("daemon.exiting")[0]["exit_code"] == 0
+        (started,) = running.events("watch.started")
+        assert started["mode"] == "native"
+        assert running.events("memory.stats")[0]["rss_limit_mb"] == 1536
+        assert (home / "log" / "log").read_text() == running.text
+
+
+def test_a_restart_queues_nothing_again(home: Path) -> None:
+    for number in range(20):
+        dot(home / "inbox" / f"{number}.png")
+    (home / "inbox" / "bad.png").write_text("no image")
+    with daemon(home) as running:
+        running.wait_for("ocr.done", 20)
+        running.wait_for("file.quarantined")
+        running.stop()
+    with daemon(home) as running:
+        (scan,) = running.wait_for("scan.done")
+        assert (scan["found"], scan["queued"], scan["current"]) == (21, 0, 21)
+        assert running.events("file.queued") == []
+        running.stop()
+
+
+def test_a_copy_that_takes_its_time_is_read_once_when_complete(home: Path) -> None:
+    whole = dot(home / "whole.png", (300, 200)).read_bytes()
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        with (home / "inbox" / "slow.png").open("wb", buffering=0) as file:
+            for start in range(0, len(whole), max(1, len(whole) // 20)):
+                file.write(whole[start : start + max(1, len(whole) // 20)])
+                time.sleep(0.05)  # the subject is time across processes
+        running.wait_for("ocr.done")
+        running.stop()
+        assert len(running.events("file.queued")) == 1
+        assert running.events("ocr.failed") == []
+
+
+def test_a_writer_that_closes_in_between_ends_well_too(home: Path) -> None:
+    whole = dot(home / "whole.png", (300, 200)).read_bytes()
+    half = len(whole) // 2
+    path = home / "inbox" / "slow.png"
+    write_config(home, watch={"settle_s": 1.0})
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        path.write_bytes(whole[:half])
+        running.wait_for("file.queued")
+        with path.open("ab") as file:
+            file.write(whole[half:])
+        running.wait_for("ocr.done")
+        running.stop()
+        assert running.events("ocr.failed") == []
+        assert sidecar_of(path)["text"] == "200x300"
+
+
+def test_files_come_in_by_every_way(home: Path) -> None:
+    inbox = home / "inbox"
+    dot(home / "moved.png").rename(inbox / "moved.png")
+    with daemon(home) as running:
+        running.wait_for("ocr.done")
+        dot(home / "late.png").rename(inbox / "late.png")
+        os.link(inbox / "late.png", inbox / "linked.png")
+        (home / "folder" / "deep").mkdir(parents=True)
+        dot(home / "folder" / "deep" / "inside.png")
+        (home / "folder").rename(inbox / "folder")
+        dot(inbox / "part.part.png").rename(inbox / "renamed.png")
+        running.wait_for("ocr.done", 5)
+        running.stop()
+    for name in ("moved.png", "late.png", "linked.png", "folder/deep/inside.png", "renamed.png"):
+        assert sidecar_of(inbox / name)["status"] == "ok"
+
+
+def test_polling_finds_files_without_events(home: Path) -> None:
+    write_config(home, watch={"mode": "polling", "poll_interval_s": 0.2})
+    with daemon(home) as running:
+        assert running.wait_for("watch.started")[0]["mode"] == "polling"
+        dot(home / "inbox" / "a.png")
+        running.wait_for("ocr.done")
+        running.stop()
+
+
+def test_more_files_than_the_queue_holds(home: Path) -> None:
+    write_config(home, queue={"max_size": 3})
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        for number in range(60):
+            dot(home / "inbox" / f"{number}.png")
+        running.wait_for("ocr.done", 60)
+        running.stop()
+        done = [event["path"] for event in running.events("ocr.done")]
+        assert len(done) == len(set(done)) == 60
+        assert max(event["queue_depth"] for event in running.events("file.queued")) <= 3
+
+
+def test_the_inbox_may_go_away_and_come_back(home: Path) -> None:
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        (home / "inbox").rename(home / "away")
+        running.wait_for("watch.inbox_missing")
+        (home / "inbox").mkdir()
+        running.wait_for("watch.started", 2)
+        dot(home / "inbox" / "a.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+
+
+def test_deleting_a_record_means_try_again(home: Path) -> None:
+    path = home / "inbox" / "a.png"
+    path.write_text("no image")
+    with daemon(home) as running:
+        running.wait_for("file.quarantined")
+        (home / "inbox" / "a.png.error.json").unlink()
+        running.wait_for("file.quarantined", 2)
+        dot(path)
+        running.wait_for("ocr.done")
+        (home / "inbox" / "a.png.json").unlink()
+        running.wait_for("ocr.done", 2)
+        running.stop()
+    assert sorted(os.listdir(home / "inbox")) == ["a.png", "a.png.json"]
+
+
+def test_bad_things_with_an_images_name(home: Path) -> None:
+    inbox = home / "inbox"
+    (inbox / "zero.png").touch()
+    (inbox / "text.png").write_text("hello")
+    (inbox / "folder.png").mkdir()
+    (inbox / "dangling.png").symlink_to("nowhere")
+    os.mkfifo(inbox / "pipe.png")
+    (inbox / "large.png").write_bytes(bytes(11 << 20))
+    Image.new("1", (30_000, 30_000)).save(inbox / "bomb.png")
+    with daemon(home) as running:
+        running.wait_for("file.quarantined", 4)
+        running.wait_for("file.ignored", 3)
+        dot(inbox / "good.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+    codes = {
+        name: error_of(inbox / name)["error"]["code"]
+        for name in ("zero.png", "text.png", "large.png", "bomb.png")
+    }
+    assert codes == {
+        "zero.png": "truncated",
+        "text.png": "unsupported_format",
+        "large.png": "file_too_large",
+        "bomb.png": "too_many_pixels",
+    }
+
+
+# -- stopping ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_file_in_hand(home: Path, number: signal.Signals) -> None:
+    for count in range(10):
+        dot(home / "inbox" / f"{count}.png")
+    with daemon(home, {"FAKE_READ_S": "0.5"}) as running:
+        running.wait_for("file.queued", 10)
+        running.signal(number)
+        assert running.wait() == 0
+        done = running.events("ocr.done")
+        assert len(done) == len(list((home / "inbox").glob("*.json"))) == 1
+        assert running.events("daemon.stopping")[0]["reason"] == number.name
+
+
+def test_a_full_queue_does_not_hold_up_the_stop(home: Path) -> None:
+    write_config(home, queue={"max_size": 2})
+    for count in range(20):
+        dot(home / "inbox" / f"{count}.png")
+    with daemon(home, {"FAKE_READ_S": "0.5"}) as running:
+        running.wait_for("file.queued", 3)
+        started = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - started < 8
+
+
+def test_a_second_signal_leaves_at_once_and_the_file_is_not_blamed(home: Path) -> None:
+    dot(home / "inbox" / "a.png", (77, 10))
+    for _ in range(4):
+        with daemon(home, {"FAKE_HANG": "77"}) as running:
+            running.wait_for("file.queued")
+            until((home / ".ocr-watcher" / "journal.sqlite3").exists)
+            running.signal(signal.SIGTERM)
+            running.wait_for("daemon.stopping")
+            running.signal(signal.SIGTERM)
+            assert running.wait(5) == 0
+            assert running.events("daemon.abandoned")
+    assert os.listdir(home / "inbox") == ["a.png"]
+    with daemon(home) as running:
+        running.wait_for("ocr.done")
+        running.stop()
+
+
+# -- what must not go on -----------------------------------------------------------------------
+
+
+def test_a_job_that_hangs_ends_the_process_and_in_the_end_the_file(home: Path) -> None:
+    write_config(home, ocr={"job_timeout_s": 0.5}, retry={"max_attempts": 2})
+    dot(home / "inbox" / "a.png", (77, 10))
+    dot(home / "inbox" / "b.png")
+    codes = []
+    for _ in range(2):
+        with daemon(home, {"FAKE_HANG": "77"}) as running:
+            codes.append(running.wait())
+            assert running.events("ocr.failed")[0]["code"] == "timeout"
+            assert running.events("daemon.exiting")[0]["exit_code"] == 75
+    assert codes == [75, 75]
+    with daemon(home, {"FAKE_HANG": "77"}) as running:
+        running.wait_for("file.quarantined")
+        until((home / "inbox" / "b.png.json").exists)
+        running.stop()
+    error = error_of(home / "inbox" / "a.png")["error"]
+    assert (error["code"], error["attempts"]) == ("timeout", 2)
+    assert sidecar_of(home / "inbox" / "b.png")["status"] == "ok"
+
+
+@pytest.mark.parametrize("way", ["FAKE_SEGFAULT", "FAKE_EXIT"])
+def test_a_file_that_ends_the_process_is_quarantined(home: Path, way: str) -> None:
+    script = {way: "77"}
+    write_config(home, retry={"max_attempts": 2})
+    dot(home / "inbox" / "a.png", (77, 10))
+    for _ in range(2):
+        with daemon(home, script) as running:
+            assert running.wait() not in (0, 75)
+    with daemon(home, script) as running:
+        running.wait_for("file.quarantined")
+        running.stop()
+    error = error_of(home / "inbox" / "a.png")["error"]
+    assert (error["code"], error["attempts"]) == ("engine_crashed", 2)
+
+
+def test_a_missing_inbox_is_69_and_is_not_created(home: Path) -> None:
+    (home / "inbox").rmdir()
+    with daemon(home) as running:
+        assert running.wait() == 69
+        assert "inbox" in running.events("daemon.failed")[0]["message"]
+        assert running.events("daemon.exiting")[0]["exit_code"] == 69
+    assert not (home / "inbox").exists()
+
+
+def test_a_second_instance_is_69_and_names_the_first(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write_config(other, watch={"inbox": str(home / "inbox")})
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        (home / "second").mkdir()
+        write_config(home, logging={"file": "second/log"})
+        for folder in (home, other):  # the same state folder, then another one on the same inbox
+            with daemon(folder) if folder is other else _again(home) as second:
+                assert second.wait() == 69
+                assert str(running.pid) in second.events("daemon.failed")[0]["message"]
+        assert running.stop() == 0
+    with daemon(home) as running:  # a lock dies with its process
+        running.wait_for("daemon.ready")
+        running.signal(signal.SIGKILL)
+        running.wait()
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        running.stop()
+
+
+def _again(home: Path) -> contextlib.closing[Process]:
+    """A second process in the same folder, its output elsewhere."""
+    arguments = ["-m", "tests.fake_daemon", "run", "-c", str(home / "config.yaml")]
+    return contextlib.closing(Process(arguments, home / "second"))
+
+
+def test_a_bad_configuration_is_78(home: Path) -> None:
+    (home / "config.yaml").write_text("watch:\n  modee: auto\n")
+    with daemon(home) as running:
+        assert running.wait() == 78
+        assert "config.yaml:2" in running.text
+        assert "mode" in running.text

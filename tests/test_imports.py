@@ -1,0 +1,83 @@
+"""The rooms of the house: who may import whom, and what must stay out of the light verbs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import ocr_watcher
+
+PACKAGE = Path(ocr_watcher.__file__).parent
+# Each layer may import those before it, and the modules named here within its own.
+LAYERS = (
+    {"errors", "config", "result", "ready"},
+    {"files", "image", "engine", "models", "sidecar", "journal", "memory", "log"},
+    {"watch", "intake", "worker"},
+    {"daemon"},
+    {"once", "doctor"},
+    {"cli"},
+    {"__main__"},
+)
+WITHIN = {
+    ("config", "errors"),
+    ("result", "errors"),
+    ("engine", "models"),
+    ("sidecar", "files"),
+    ("sidecar", "image"),  # for types only
+    ("worker", "intake"),
+    ("intake", "watch"),  # for types only
+}
+
+
+def imports_of(module: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "ocr_watcher":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ocr_watcher."):
+            found.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ocr_watcher.")}
+    return found - {"__version__"}
+
+
+def test_every_module_has_its_room() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set().union(*LAYERS)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for depth, layer in enumerate(LAYERS):
+        below = set().union(*LAYERS[:depth])
+        for module in layer:
+            beyond = {(module, imported) for imported in imports_of(module) - below}
+            wrong += [f"{module} imports {imported}" for module, imported in beyond - WITHIN]
+    assert wrong == []
+
+
+def test_only_the_engine_imports_paddleocr() -> None:
+    for path in PACKAGE.glob("*.py"):
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert path.stem == "engine" or not names & {"paddleocr", "paddlex", "paddle", "onnxruntime"}
+
+
+def test_the_light_verbs_load_no_heavy_library() -> None:
+    code = (
+        "import sys; from ocr_watcher import cli; cli._parser();"
+        "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'numpy', 'PIL', 'watchdog'};"
+        "heavy &= set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -1,0 +1,273 @@
+"""Settling, the bounded window and what is known, driven by hand: no threads, no sleeping."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ocr_watcher.intake import Intake, Job, Outcome
+from ocr_watcher.ready import CLOSED_SETTLE_S, Stamp
+from ocr_watcher.sidecar import State
+from ocr_watcher.watch import Found
+from tests.support import RULES, Clock, Log
+
+INBOX = Path("/in")
+
+
+@dataclass
+class World:
+    """Files and records that the test makes up, and an intake that looks at them."""
+
+    queue_size: int = 100
+    clock: Clock = field(default_factory=Clock)
+    log: Log = field(default_factory=Log)
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+    records: dict[str, tuple[Stamp, State]] = field(default_factory=dict)
+    queue: list[Job] = field(default_factory=list)
+    record_reads: int = 0
+
+    def __post_init__(self) -> None:
+        self.intake = Intake(
+            (INBOX, Path("/in2")),
+            RULES,
+            queue_size=self.queue_size,
+            offer=self.offer,
+            clock=self.clock,
+            log=self.log,  # type: ignore[arg-type] # a log that collects
+            stat=self.stat,
+            lookup=self.lookup,
+        )
+
+    def offer(self, job: Job) -> bool:
+        if len(self.queue) >= self.queue_size:
+            return False
+        self.queue.append(job)
+        return True
+
+    def stat(self, path: str) -> os.stat_result | None:
+        if path not in self.files:
+            return None
+        size, mtime_ns = self.files[path]
+        return os.stat_result([stat.S_IFREG | 0o644, 1, 1, 1, 0, 0, size, 0, 0, 0], {"st_mtime_ns": mtime_ns})
+
+    def lookup(self, path: str, stamp: Stamp) -> State:
+        self.record_reads += 1
+        known = self.records.get(path)
+        return known[1] if known and known[0] == stamp else State.OPEN
+
+    def add(self, path: str, size: int = 1, mtime_ns: int = 1) -> str:
+        self.files[path] = (size, mtime_ns)
+        return path
+
+    def finish(self, outcome: Outcome = Outcome.DONE) -> Job:
+        job = self.queue.pop(0)
+        if outcome is Outcome.DONE:
+            self.records[job.path] = (job.stamp, State.DONE)
+        self.intake.completed(job, outcome)
+        return job
+
+    def scan(self) -> int:
+        current = 0
+        for path in sorted(self.files):
+            status = self.stat(path)
+            assert status is not None
+            current += self.intake.found(Found(path, status, records=path in self.records))
+        return current
+
+    def pass_(self, seconds: float) -> None:
+        self.clock.pass_(seconds)
+        self.intake.step()
+
+    @property
+    def queued(self) -> list[str]:
+        return [job.path for job in self.queue]
+
+
+def test_a_closed_file_is_queued_at_once_and_an_open_one_when_it_has_settled() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/closed.png"), closed=True)
+    world.intake.notice(world.add("/in/open.png"))
+    assert world.intake.step() == world.clock.now + CLOSED_SETTLE_S
+    world.pass_(CLOSED_SETTLE_S)
+    assert world.queued == ["/in/closed.png"]
+    assert not world.queue[0].settled
+    world.pass_(1.0)
+    assert world.queued == ["/in/closed.png", "/in/open.png"]
+    assert world.queue[1].settled
+
+
+def test_a_job_knows_its_place_in_the_inbox() -> None:
+    world = World()
+    world.intake.notice(world.add("/in2/a/b/x.png"), closed=True)
+    world.pass_(1.0)
+    (job,) = world.queue
+    assert (job.root, job.parts, job.name, job.stamp) == (Path("/in2"), ("a", "b"), "x.png", Stamp(1, 1))
+    assert job.path == "/in2/a/b/x.png"
+
+
+def test_a_slow_copy_is_queued_once_when_it_is_complete() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/slow.png", size=0))
+    for second in range(1, 100):
+        world.add("/in/slow.png", size=second, mtime_ns=second)
+        world.pass_(0.1)
+        assert world.queue == []
+    world.intake.notice("/in/slow.png", closed=True)
+    world.pass_(CLOSED_SETTLE_S)
+    assert [job.stamp.size_bytes for job in world.queue] == [99]
+
+
+def test_a_file_in_the_queue_or_in_hand_is_not_queued_twice() -> None:
+    world = World()
+    for _ in range(3):
+        world.intake.notice(world.add("/in/a.png"), closed=True)
+        world.pass_(2.0)
+        world.scan()
+    assert world.queued == ["/in/a.png"]
+
+
+def test_what_is_not_wanted_is_not_even_looked_at() -> None:
+    world = World()
+    for path in ("/in/a.pdf", "/in/.hidden/a.png", "/in/@eaDir/a.png", "/elsewhere/a.png", "/in/.a.png"):
+        world.intake.notice(world.add(path), closed=True)
+    world.pass_(5.0)
+    assert world.queue == []
+    assert world.intake.waiting == 0
+
+
+def test_a_full_queue_drops_nothing() -> None:
+    world = World(queue_size=2)
+    for number in range(6):
+        world.intake.notice(world.add(f"/in/{number}.png"), closed=True)
+    world.pass_(1.0)
+    done = []
+    while world.queue:
+        assert len(world.queue) <= 2
+        done.append(world.finish().path)
+        world.intake.step()
+    assert sorted(done) == sorted(world.files)
+    assert not world.intake.rescan_due
+
+
+def test_more_than_the_window_holds_is_left_to_a_rescan() -> None:
+    world = World(queue_size=2)
+    for number in range(50):
+        world.add(f"/in/{number:02}.png")
+    done: set[str] = set()
+    scans = 0
+    while len(done) < 50:
+        scans += 1
+        world.intake.rescan_due = False
+        world.scan()
+        assert world.intake.waiting <= 8
+        world.pass_(1.0)
+        while world.queue:
+            done.add(world.finish().path)
+            world.intake.step()
+        assert world.intake.rescan_due or len(done) == 50
+    assert scans == 7  # 50 files, 8 places
+
+
+def test_finished_files_are_not_queued_again_and_their_records_are_read_once() -> None:
+    world = World()
+    for number in range(10):
+        path = world.add(f"/in/{number}.png")
+        world.records[path] = (Stamp(1, 1), State.DONE if number % 2 else State.FAILED)
+    for _ in range(3):
+        assert world.scan() == 10
+        world.pass_(60.0)
+    assert world.queue == []
+    assert world.record_reads == 10
+
+
+def test_what_is_known_goes_with_the_file() -> None:
+    world = World()
+    path = world.add("/in/a.png")
+    world.records[path] = (Stamp(1, 1), State.DONE)
+    world.scan()
+    world.intake.forget_known_except(set())
+    world.scan()
+    assert world.record_reads == 2
+
+
+def test_a_deleted_sidecar_means_do_it_again() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/a.png"), closed=True)
+    world.pass_(1.0)
+    world.finish()
+    del world.records["/in/a.png"]
+    world.intake.notice_record_removed("/in/a.png.json")
+    world.pass_(1.0)
+    assert world.queued == ["/in/a.png"]
+
+
+def test_a_file_replaced_while_in_hand_is_done_again() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/a.png"), closed=True)
+    world.pass_(1.0)
+    world.add("/in/a.png", size=2)
+    world.intake.notice("/in/a.png", closed=True)  # while busy: seen at completion
+    world.finish()
+    world.pass_(1.0)
+    assert [job.stamp.size_bytes for job in world.queue] == [2]
+
+
+def test_a_file_that_was_not_complete_settles_in_full() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/a.png"), closed=True)
+    world.pass_(CLOSED_SETTLE_S)
+    world.finish(Outcome.RESETTLE)
+    world.pass_(0.9)
+    assert world.queue == []
+    world.pass_(0.2)
+    assert [job.settled for job in world.queue] == [True]
+
+
+def test_retries_come_after_growing_pauses() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/a.png"), closed=True)
+    world.pass_(1.0)
+    pauses = []
+    for _ in range(12):
+        world.finish(Outcome.RETRY)
+        start = world.clock.now
+        while not world.queue:
+            due = world.intake.step()
+            assert due is not None
+            world.clock.now = max(due, world.clock.now)
+            world.scan()  # a rescan does not cut the pause short
+            world.intake.step()
+        pauses.append(world.clock.now - start)
+    assert pauses[:4] == [2.0, 4.0, 8.0, 16.0]
+    assert pauses[-1] == 300.0
+    world.finish(Outcome.DONE)
+    world.records.clear()
+    world.intake.notice("/in/a.png")
+    world.pass_(1.0)
+    world.finish(Outcome.RETRY)
+    assert world.intake.step() is not None
+    world.pass_(2.0)
+    assert world.queued == ["/in/a.png"]  # the pause starts small again
+
+
+def test_what_vanishes_while_waiting_is_forgotten() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/a.png"))
+    world.files.clear()
+    world.pass_(1.0)
+    assert (world.intake.waiting, world.queue, world.log.events) == (0, [], [])
+
+
+def test_something_else_with_an_images_name_is_told_once() -> None:
+    world = World()
+    kinds = {"/in/d.png": stat.S_IFDIR, "/in/l.png": stat.S_IFLNK}
+    world.intake._stat = lambda path: os.stat_result([kinds[path], 1, 1, 1, 0, 0, 1, 0, 0, 0])
+    for _ in range(3):
+        for path in kinds:
+            world.intake.notice(path)
+    assert [(e["path"], e["reason"]) for e in world.log.named("file.ignored")] == [
+        ("/in/d.png", "it is a folder, not a file"),
+        ("/in/l.png", "it is a symbolic link, not a file"),
+    ]

@@ -1,0 +1,113 @@
+"""Attempts in a real SQLite file."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocr_watcher.journal import Attempts, Journal
+from ocr_watcher.ready import Stamp
+from tests.support import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAMP = Stamp(10, 20)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, log: Log) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal.sqlite3", log)  # type: ignore[arg-type] # a log that collects
+    yield made
+    made.close()
+
+
+def test_an_attempt_that_never_returned_is_counted(journal: Journal) -> None:
+    assert journal.begin("/a", STAMP) == Attempts(0, "", "")
+    assert journal.begin("/a", STAMP) == Attempts(1, "", "")
+    assert journal.begin("/a", STAMP) == Attempts(2, "", "")
+
+
+def test_counts_survive_the_process(tmp_path: Path, journal: Journal, log: Log) -> None:
+    journal.begin("/a", STAMP)
+    journal.failed("/a", "timeout", "too slow")
+    second = Journal(tmp_path / "journal.sqlite3", log)  # type: ignore[arg-type]
+    assert second.begin("/a", STAMP) == Attempts(1, "timeout", "too slow")
+    second.close()
+
+
+def test_a_replaced_file_starts_anew(journal: Journal) -> None:
+    journal.begin("/a", STAMP)
+    assert journal.begin("/a", Stamp(11, 20)).count == 0
+
+
+def test_an_end_forgets(journal: Journal) -> None:
+    journal.begin("/a", STAMP)
+    journal.end("/a")
+    assert journal.begin("/a", STAMP).count == 0
+
+
+def test_forgiven_attempts_do_not_count(journal: Journal) -> None:
+    journal.begin("/a", STAMP)
+    journal.begin("/a", STAMP)
+    journal.forgive("/a")
+    assert journal.begin("/a", STAMP).count == 1
+
+
+def test_paths_are_bytes(journal: Journal) -> None:
+    journal.begin("/\udcff\n", STAMP)
+    assert journal.begin("/\udcff\n", STAMP).count == 1
+    assert journal.begin("/ÿ\n", STAMP).count == 0
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_journal_costs_counts_and_nothing_else(tmp_path: Path, log: Log, content: bytes) -> None:
+    path = tmp_path / "journal.sqlite3"
+    path.write_bytes(content)
+    journal = Journal(path, log)  # type: ignore[arg-type]
+    assert journal.begin("/a", STAMP).count == 0
+    assert journal.begin("/a", STAMP).count == 1
+    assert len(log.named("journal.trouble")) == 1
+    assert [p.read_bytes() for p in tmp_path.glob("*.damaged-*")] == [content]
+    journal.close()
+
+
+def test_a_journal_that_cannot_be_opened_is_said_once(tmp_path: Path, log: Log) -> None:
+    journal = Journal(tmp_path / "none" / "journal.sqlite3", log)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert journal.begin("/a", STAMP).count == 0
+        journal.end("/a")
+    assert len(log.named("journal.trouble")) == 1
+    (tmp_path / "none").mkdir()  # the cause has gone
+    journal.begin("/a", STAMP)
+    assert journal.begin("/a", STAMP).count == 1
+    journal.close()
+
+
+def test_deleted_while_in_use(tmp_path: Path, journal: Journal) -> None:
+    journal.begin("/a", STAMP)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    journal.begin("/b", STAMP)
+    journal.end("/b")
+
+
+def test_used_from_several_threads(journal: Journal) -> None:
+    def work(name: str) -> None:
+        for _ in range(50):
+            journal.begin(name, STAMP)
+
+    threads = [threading.Thread(target=work, args=(f"/{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [journal.begin(f"/{n}", STAMP).count for n in range(4)] == [50] * 4

@@ -1,0 +1,241 @@
+"""The scan and the observer on real folders; the choice of mode on made-up mount tables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from watchdog.events import FileCreatedEvent
+
+from ocr_watcher import sidecar, watch
+from ocr_watcher.watch import Event, Events, Found, Leftover, Watcher, _Handler
+from tests.support import RULES, Log, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from watchdog.observers.api import BaseObserver
+
+
+def mounts(tmp_path: Path, *rows: str) -> Path:
+    table = tmp_path / "mountinfo"
+    table.write_text("".join(f"{row}\n" for row in rows))
+    return table
+
+
+def test_the_file_system_is_that_of_the_device_or_the_longest_mount_point(tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    root = "22 1 0:1 / / rw - ext4 /dev/a rw"
+    assert (
+        watch.file_system_of(tmp_path, mounts(tmp_path, root, f"30 22 {number} / /x rw - nfs4 h:/ rw"))
+        == "nfs4"
+    )
+    longer = f"31 22 0:99 / {tmp_path} rw shared:1 - fuse.sshfs h:/ rw"
+    assert watch.file_system_of(tmp_path, mounts(tmp_path, root, longer)) == "fuse.sshfs"
+    assert watch.file_system_of(tmp_path / "none", mounts(tmp_path, root)) == ""
+    assert watch.file_system_of(tmp_path, tmp_path / "none") == ""
+    assert watch.file_system_of(tmp_path, mounts(tmp_path, "", "nonsense", root)) == "ext4"
+
+
+def test_the_mount_table_of_this_machine_is_understood(tmp_path: Path) -> None:
+    assert watch.file_system_of(tmp_path) != ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("nfs4", True), ("fuse.sshfs", True), ("cifs", True), ("ext4", False), ("", False), ("overlay", False)],
+)
+def test_network_file_systems_are_polled(kind: str, expected: bool) -> None:
+    assert watch.is_network(kind) is expected
+
+
+def test_the_configured_mode_rules(tmp_path: Path) -> None:
+    assert watch.choose_mode("polling", tmp_path)[0] == "polling"
+    assert watch.choose_mode("native", tmp_path)[0] == "native"
+    assert watch.choose_mode("auto", tmp_path)[0] == "native"
+
+
+# -- the scan ----------------------------------------------------------------------------------
+
+
+def scan(folder: Path, *, recursive: bool = True) -> tuple[dict[str, bool], list[str], list[str]]:
+    found: dict[str, bool] = {}
+    leftovers, troubles = [], []
+    for item in watch.scan(
+        str(folder),
+        RULES,
+        recursive=recursive,
+        is_leftover=sidecar.is_leftover,
+        record_names=sidecar.names,
+        trouble=lambda where, _error: troubles.append(os.path.relpath(where, folder)),
+    ):
+        if isinstance(item, Found):
+            found[os.path.relpath(item.path, folder)] = item.records
+        elif isinstance(item, Leftover):
+            leftovers.append(os.path.relpath(item.path, folder))
+    return found, leftovers, troubles
+
+
+def test_the_scan_finds_images_records_and_leftovers(tmp_path: Path) -> None:
+    for name in (
+        "a.png",
+        "a.png.json",
+        "b.JPG",
+        "b.JPG.error.json",
+        "c.tif",
+        "note.txt",
+        ".x.png",
+        "d.png.tmp",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / ".ocr-watcher-00000000-00000000.tmp").touch()
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    (tmp_path / "sub" / "deep" / "e.webp").touch()
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "thumb.png").touch()
+    found, leftovers, troubles = scan(tmp_path)
+    assert found == {"a.png": True, "b.JPG": True, "c.tif": False, "sub/deep/e.webp": False}
+    assert leftovers == [".ocr-watcher-00000000-00000000.tmp"]
+    assert troubles == []
+    assert set(scan(tmp_path, recursive=False)[0]) == {"a.png", "b.JPG", "c.tif"}
+
+
+def test_the_scan_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x.png").touch()
+    (tmp_path / "inbox" / "loop").symlink_to(tmp_path / "inbox")
+    (tmp_path / "inbox" / "out").symlink_to(tmp_path / "outside")
+    assert scan(tmp_path / "inbox")[0] == {}
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
+    assert scan(tmp_path / "none") == ({}, [], ["."])
+
+
+def test_the_scan_pauses_in_large_folders(tmp_path: Path) -> None:
+    for number in range(600):
+        (tmp_path / f"{number}.json").touch()
+    steps = watch.scan(
+        str(tmp_path),
+        RULES,
+        recursive=True,
+        is_leftover=sidecar.is_leftover,
+        record_names=sidecar.names,
+        trouble=lambda _where, _error: None,
+    )
+    assert list(steps) == [None, None]
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    made = tmp_path / "inbox"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events(wake=lambda: None)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def watcher(inbox: Path, events: Events, log: Log) -> Iterator[Watcher]:
+    made = Watcher((inbox,), "native", recursive=True, events=events, log=log)  # type: ignore[arg-type]
+    made.start()
+    yield made
+    made.stop()
+
+
+def wait_for(events: Events, wanted: Event) -> None:
+    seen: list[Event] = []
+
+    def there() -> bool:
+        seen.extend(events.drain())
+        return wanted in seen
+
+    until(there, 10)
+
+
+def test_a_copy_is_noticed_when_it_is_closed(inbox: Path, events: Events, watcher: Watcher, log: Log) -> None:
+    assert watcher.is_alive()
+    assert [(e["mode"], e["inbox"]) for e in log.named("watch.started")] == [("native", str(inbox))]
+    (inbox / "a.png").write_bytes(b"x")
+    wait_for(events, Event("file", str(inbox / "a.png"), closed=True))
+
+
+@pytest.mark.usefixtures("watcher")
+def test_a_rename_publishes_a_finished_file(inbox: Path, events: Events) -> None:
+    (inbox / "a.part").write_bytes(b"x")
+    (inbox / "a.part").rename(inbox / "a.png")
+    wait_for(events, Event("file", str(inbox / "a.png"), closed=True))
+
+
+@pytest.mark.usefixtures("watcher")
+def test_moves_from_outside_links_folders_and_removals_are_noticed(
+    tmp_path: Path, inbox: Path, events: Events
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "a.png").rename(inbox / "a.png")
+    wait_for(events, Event("file", str(inbox / "a.png")))
+    os.link(inbox / "a.png", inbox / "b.png")
+    wait_for(events, Event("file", str(inbox / "b.png")))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole").rename(inbox / "whole")
+    wait_for(events, Event("folder", str(inbox / "whole")))
+    (inbox / "a.png").unlink()
+    wait_for(events, Event("deleted", str(inbox / "a.png")))
+
+
+def test_a_replaced_inbox_is_watched_again(
+    tmp_path: Path, inbox: Path, events: Events, watcher: Watcher, log: Log
+) -> None:
+    assert not watcher.ensure()
+    inbox.rename(tmp_path / "old")
+    assert not watcher.ensure()
+    assert not watcher.ensure()
+    assert len(log.named("watch.inbox_missing")) == 1
+    inbox.mkdir()
+    assert watcher.ensure()
+    assert not watcher.ensure()
+    (inbox / "a.png").write_bytes(b"x")
+    wait_for(events, Event("file", str(inbox / "a.png"), closed=True))
+
+
+def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) -> None:
+    class Exhausted:
+        def start(self) -> None: ...
+        def stop(self) -> None: ...
+        def join(self, _timeout: float) -> None: ...
+        def is_alive(self) -> bool:
+            return True
+
+        def schedule(self, *_args: object, **_options: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    def make() -> BaseObserver:
+        return Exhausted()  # type: ignore[return-value] # the operating system's part
+
+    watcher = Watcher((inbox,), "native", recursive=True, events=events, log=log, make_observer=make)  # type: ignore[arg-type]
+    watcher.start()
+    assert watcher.polls
+    (said,) = log.named("watch.started")
+    assert said["mode"] == "polling"
+    assert "max_user_watches" in said["reason"]
+
+
+def test_an_error_in_the_handler_is_logged_and_asks_for_a_rescan(events: Events, log: Log) -> None:
+    handler = _Handler(events, log)  # type: ignore[arg-type]
+    handler.dispatch(FileCreatedEvent(src_path=object()))  # type: ignore[arg-type] # what no observer sends
+    assert events.lost
