@@ -170,6 +170,9 @@ def _once(asked: argparse.Namespace) -> int:
         else:
             summary = once.drain(settings, daemon.make_engine, bar)
     _print_summary(summary)
+    if summary.recycle:
+        print(f"Stopped before the end: {summary.recycle}. Run it again for the rest.")
+        return ExitCode.RECYCLE
     return ExitCode.SOME_FAILED if summary.failed else ExitCode.OK
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ocr_watcher import __version__, engine, log, memory, models, sidecar, watch
 from ocr_watcher.errors import ExitCode, UnavailableError
+from ocr_watcher.health import Counters, Notifier
 from ocr_watcher.image import Limits
 from ocr_watcher.intake import Intake, Job, Outcome
 from ocr_watcher.journal import Journal
@@ -151,6 +152,10 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
     reader = make_engine(settings)
     reader.warm_up()
     probe.settle()
+    limits = settings.memory
+    guard = memory.Guard(memory.Limits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs), log.get())
+    guard.check_start(probe.rss_mb())
+    memory.set_ceiling(limits.hard_limit_mb, probe.data_mb())
     journal = Journal(settings.state_dir / "journal.sqlite3", log.get())
     worker = Worker(
         reader,
@@ -163,6 +168,7 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
         max_attempts=settings.retry.max_attempts,
         journal=journal,
         memory=probe,
+        guard=guard,
         log=log.get(),
     )
     rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
@@ -255,7 +261,8 @@ class Daemon:
         self._completions: queue.SimpleQueue[tuple[Job, Outcome]] = queue.SimpleQueue()
         self._jobs: queue.Queue[Job | None] = queue.Queue(settings.queue.max_size)
         self._consumer_error: BaseException | None = None
-        self._done = 0
+        self._counters = Counters()
+        self._notifier = Notifier(os.environ, time.monotonic)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -307,6 +314,7 @@ class Daemon:
         self._log.info(
             "daemon.ready", engine=line.engine.name, model=line.engine.model, rss_mb=line.memory.rss_mb()
         )
+        self._notifier.ready()
         self._loop(parts)
         self._shut_down(parts)
 
@@ -318,6 +326,9 @@ class Daemon:
         next_scan = next_stats = next_look = time.monotonic()
         while not self._stop_reason:
             self._take(parts.events, intake)
+            if line.worker.recycle:
+                self._stop(line.worker.recycle, ExitCode.RECYCLE)
+                return
             due = intake.step()
             now = time.monotonic()
             if scan is not None and scan.advance(now + _SCAN_SLICE_S):
@@ -332,6 +343,7 @@ class Daemon:
                 if parts.watcher.ensure():
                     intake.rescan_due = True
                 self._look_after(parts)
+                self._notifier.status(self._in_words(parts))
             if now >= next_stats:
                 next_stats = now + settings.memory.stats_interval_s
                 self._stats(parts)
@@ -342,12 +354,14 @@ class Daemon:
             if scan is None and (now >= next_scan or (intake.rescan_due and intake.has_room)):
                 intake.rescan_due = False
                 scan = Scan(settings, line.rules, intake)
+            self._notifier.beat()  # only ever reached after all of the above
             wake_at = min(next_scan, next_stats, next_look, due if due is not None else next_look)
             self._sleep(0.0 if scan is not None else wake_at - time.monotonic())
 
     def _shut_down(self, parts: _Parts) -> None:
         """Stop intake, finish the file in hand, close down; gives up on the file at the deadline."""
         line, consumer = parts.line, parts.consumer
+        self._notifier.stopping()
         deadline = time.monotonic() + _STOP_DEADLINE_S
         in_hand = line.worker.in_hand
         self._log.info("daemon.stopping", reason=self._stop_reason, in_hand=in_hand.path if in_hand else None)
@@ -379,7 +393,7 @@ class Daemon:
             while True:
                 job, outcome = self._completions.get_nowait()
                 intake.completed(job, outcome)
-                self._done += 1
+                self._count(job, outcome)
         for event in events.drain():
             if event.kind == "file":
                 intake.notice(event.path, closed=event.closed)
@@ -387,6 +401,21 @@ class Daemon:
                 intake.notice_record_removed(event.path)
             else:
                 intake.rescan_due = True
+
+    def _count(self, job: Job, outcome: Outcome) -> None:
+        self._counters.done += outcome is Outcome.DONE
+        if outcome is Outcome.FAILED:
+            self._counters.failed += 1
+            self._counters.last_error = job.path
+
+    def _in_words(self, parts: _Parts) -> str:
+        """The line that `systemctl status` shows."""
+        count = self._counters
+        return (
+            f"{count.done} done, {count.failed} failed, "
+            f"{parts.intake.busy} queued, {parts.intake.waiting} waiting; "
+            f"RSS {parts.line.memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB"
+        )
 
     def _report(self, scan: Scan, *, first: bool) -> None:
         figures = scan.figures()
@@ -424,7 +453,7 @@ class Daemon:
             available_mb=figures.available_mb,
             soft_limit_mb=limits.soft_limit_mb,
             rss_limit_mb=limits.rss_limit_mb,
-            jobs=self._done,
+            jobs=self._counters.jobs,
             queue_depth=self._jobs.qsize(),
             waiting=parts.intake.waiting,
             uptime_s=round(time.monotonic() - parts.started),

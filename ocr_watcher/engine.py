@@ -357,7 +357,9 @@ def _paddle_config(
     threads: int,
     *,
     enable_mkldnn: bool = True,
-    mkldnn_cache_capacity: int = 10,  # shapes; unlimited was the old leak (PaddleOCR #15631)
+    # shapes: 150 MB less than PaddleOCR's 10 for 12 % of time (docs/memory.md); unlimited was the old
+    # leak (PaddleOCR #15631)
+    mkldnn_cache_capacity: int = 1,
     enable_cinn: bool = False,
 ) -> dict[str, Any]:
     config = {

@@ -98,7 +98,6 @@ class OutOfMemoryError(FileError):
     """Decoding or inference could not get the memory it asked for."""
 
     code = "out_of_memory"
-    retryable = True
     hint = "Lower image.max_side_px or image.max_megapixels, or give the service more memory."
 
 

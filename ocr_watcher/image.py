@@ -47,9 +47,12 @@ ALLOWED_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 # A TIFF of ten megabytes can hold a hundred thousand directories that share one picture.
 MAX_PAGES = 10_000
 
-_RESAMPLE = Image.Resampling.BICUBIC
+# Word F1 on scanned receipts brought to 1024 px, PP-OCRv6 small / tiny: BILINEAR 0.941 / 0.883, LANCZOS
+# 0.940 / 0.882, BICUBIC 0.938 / 0.879: level, and BILINEAR takes two thirds of BICUBIC's time.
+_RESAMPLE = Image.Resampling.BILINEAR
 
 # A picture is first averaged down by a whole number, to no less than this many times its final size.
+# Neither a larger gap nor none at all, nor a JPEG drafted at twice the size, raised F1 beyond its noise.
 _GAP = 2.0
 
 # Pixels converted at a time: bounds the copies that a change of mode costs.

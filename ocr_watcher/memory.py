@@ -1,4 +1,4 @@
-"""What the process uses of the machine's memory, and giving it back after a job.
+"""What the process uses of the machine's memory, giving it back after a job, and when it is too much.
 
 Every figure is in MiB. Imports `errors` only; knows nothing of images or engines.
 """
@@ -8,14 +8,19 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
+from ocr_watcher.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from structlog.typing import FilteringBoundLogger
 
 _MIB = 1 << 20
 
@@ -54,7 +59,7 @@ class Memory:
     def figures(self) -> Figures:
         """All figures at once."""
         rss, peak = self._resident()
-        return Figures(rss, peak, round(psutil.virtual_memory().available / _MIB, 1))
+        return Figures(rss, peak, available_mb())
 
     def settle(self) -> None:
         """Call once when everything is loaded: what lives now lives as long as the process.
@@ -68,17 +73,148 @@ class Memory:
     def give_back(self) -> None:
         """Return freed memory to the system after a job.
 
-        PaddleX result objects sit in reference cycles and hold the page's pixels, so only a
-        collection frees them; glibc then keeps the freed pages unless it is told to trim.
+        glibc keeps what was freed unless it is told to trim: half of what the engines seem to use
+        (docs/memory.md), for 10 ms. The collection is for errors, whose tracebacks hold the page in
+        a cycle; it is cheap because `settle` took everything long-lived out of its sight.
         """
         gc.collect()
         if self._malloc_trim is not None:
             self._malloc_trim(0)
 
+    def data_mb(self) -> float:
+        """What RLIMIT_DATA counts: private writable memory that is reserved, resident or not."""
+        return self._read("VmData")[0]
+
     def _resident(self) -> tuple[float, float]:
-        kib = {"VmRSS": 0, "VmHWM": 0}
+        rss, peak = self._read("VmRSS", "VmHWM")
+        return rss, peak
+
+    def _read(self, *keys: str) -> list[float]:
+        kib = dict.fromkeys(keys, 0)
         for row in self._status.read_text("ascii", "replace").splitlines():
             key, _, value = row.partition(":")
             if key in kib:
                 kib[key] = int(value.split()[0])
-        return round(kib["VmRSS"] / 1024, 1), round(kib["VmHWM"] / 1024, 1)
+        return [round(kib[key] / 1024, 1) for key in keys]
+
+
+def available_mb(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """What this process can still get: the machine's available memory, or what its cgroup leaves of it."""
+    machine = psutil.virtual_memory().available / _MIB
+    return round(min([machine, *_cgroup_room_mb(cgroup)]), 1)
+
+
+def _cgroup_room_mb(root: Path, own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """Limit minus use of this process's cgroup and those above it, v1 and v2, where they have a limit."""
+    room = []
+    try:
+        rows = own.read_text("utf-8").splitlines()
+    except OSError:
+        return []
+    for row in rows:
+        _, controllers, path = row.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        limit, use = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else ("memory.max", "memory.current")
+        )
+        relative = Path(path.lstrip("/"))
+        for folder in (base / part for part in (relative, *relative.parents)):
+            try:
+                room.append((int((folder / limit).read_text()) - int((folder / use).read_text())) / _MIB)
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+    return [max(0.0, value) for value in room]
+
+
+# -- limits ------------------------------------------------------------------------------------
+
+# What a suggested limit leaves for the work, beyond the loaded model.
+_ROOM_MB = 600
+# A process that has used so much of its limit before its first file would recycle after every few.
+_START_SHARE = 0.9
+# The soft limit warns again only after memory fell this far below it.
+_REARM_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`memory.*` of the configuration; MiB and a number of files (0: no bound)."""
+
+    soft_mb: float
+    rss_mb: float
+    max_jobs: int
+
+
+class Guard:
+    """Decides after every job whether the process goes on."""
+
+    def __init__(self, limits: Limits, log: FilteringBoundLogger) -> None:
+        self._limits = limits
+        self._log = log
+        self._warned = False
+        self._jobs = 0
+
+    def check_start(self, rss_mb: float) -> None:
+        """Refuse limits that the loaded process already meets: it would restart for ever.
+
+        Raises `ConfigError` with the measured figure and what to set.
+        """
+        limit = self._limits.rss_mb
+        if rss_mb >= limit * _START_SHARE:
+            raise ConfigError(
+                f"memory.rss_limit_mb is {limit:g}, but the process uses {rss_mb:.0f} MiB "
+                "with its model loaded, before its first image",
+                hint=f"Set memory.rss_limit_mb to {_round_up(rss_mb + _ROOM_MB)} or more, "
+                "or use a smaller ocr.model.",
+            )
+
+    def after_job(self, rss_mb: float) -> str:
+        """The reason to recycle now, in words; empty where the process goes on. Call it once a job."""
+        self._jobs += 1
+        limits = self._limits
+        if rss_mb >= limits.rss_mb:
+            self._log.warning(
+                "memory.limit_reached", rss_mb=rss_mb, rss_limit_mb=limits.rss_mb, jobs=self._jobs
+            )
+            return f"RSS {rss_mb:.0f} MiB reached memory.rss_limit_mb {limits.rss_mb:g}"
+        if limits.max_jobs and self._jobs >= limits.max_jobs:
+            return f"{self._jobs} files done: memory.max_jobs"
+        if rss_mb >= limits.soft_mb and not self._warned:
+            self._warned = True
+            self._log.warning(
+                "memory.soft_limit",
+                rss_mb=rss_mb,
+                soft_limit_mb=limits.soft_mb,
+                rss_limit_mb=limits.rss_mb,
+                hint="It restarts by itself at rss_limit_mb. A lower image.max_side_px or a smaller "
+                "ocr.model needs less.",
+            )
+        elif rss_mb < limits.soft_mb * _REARM_SHARE:
+            self._warned = False
+        return ""
+
+
+def set_ceiling(hard_limit_mb: int | None, data_mb: float) -> None:
+    """Make every allocation beyond `hard_limit_mb` of private memory fail in this process (RLIMIT_DATA).
+
+    `data_mb` is what the loaded process has reserved already. Raises `ConfigError` where that is more.
+    """
+    if hard_limit_mb is None:
+        return
+    if data_mb >= hard_limit_mb:
+        raise ConfigError(
+            f"memory.hard_limit_mb is {hard_limit_mb}, but the process has reserved {data_mb:.0f} MiB "
+            "with its model loaded",
+            hint=f"Set memory.hard_limit_mb to {_round_up(data_mb + _ROOM_MB)} or more. It bounds reserved "
+            "memory, which is more than the resident memory of memory.rss_limit_mb.",
+        )
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard_limit_mb * _MIB, most))
+
+
+def _round_up(mb: float) -> int:
+    return -(-int(mb) // 100) * 100

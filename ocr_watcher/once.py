@@ -42,6 +42,7 @@ class Summary:
     current: int = 0  # had their record already
     failed: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
+    recycle: str = ""  # why it ended before all was done
 
 
 def drain(settings: Settings, make_engine: MakeEngine, progress: Progress) -> Summary:
@@ -85,8 +86,8 @@ class _Drain:
             if current is None:  # later scans meet what this run did
                 current = scan.current
             self._empty()
-            if not self._intake.rescan_due:
-                return Summary(self._done, current, sorted(self._failed))
+            if not self._intake.rescan_due or self._line.worker.recycle:
+                return Summary(self._done, current, sorted(self._failed), recycle=self._line.worker.recycle)
 
     def _offer(self, job: Job) -> bool:
         if len(self._queue) >= self._settings.queue.max_size:
@@ -96,7 +97,7 @@ class _Drain:
 
     def _empty(self) -> None:
         """Work until nothing waits, settles or is queued any more."""
-        while True:
+        while not self._line.worker.recycle:
             due = self._intake.step()
             if self._queue:
                 self._work(self._queue.popleft())
@@ -136,7 +137,7 @@ def do_files(
     line = build_line(settings, make_engine)
     try:
         todo = deque(_jobs(line, paths, summary))
-        while todo:
+        while todo and not line.worker.recycle:
             job = todo.popleft()
             outcome = _do(line, job, progress, left=len(todo))
             if outcome is Outcome.DONE:
@@ -146,6 +147,7 @@ def do_files(
     finally:
         line.close()
     summary.elapsed_s = time.monotonic() - started
+    summary.recycle = line.worker.recycle if todo else ""
     return summary
 
 

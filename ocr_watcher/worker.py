@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ocr_watcher import __version__, image, result, sidecar
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 
     from ocr_watcher.engine import Engine
     from ocr_watcher.journal import Journal
-    from ocr_watcher.memory import Memory
+    from ocr_watcher.memory import Guard, Memory
 
 # What an attempt that used up the last try was, by the journal's code.
-_LAST_ERRORS: dict[str, type[FileError]] = {
-    error.code: error for error in (EngineError, OutOfMemoryError, JobTimeoutError)
-}
+_LAST_ERRORS: dict[str, type[FileError]] = {error.code: error for error in (EngineError, JobTimeoutError)}
+# A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
+# pixels. Text that survives less is not worth the time.
+_SHRINKS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Worker:
         max_attempts: int,
         journal: Journal,
         memory: Memory,
+        guard: Guard,
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,9 +98,11 @@ class Worker:
         self._max_attempts = max_attempts
         self._journal = journal
         self._memory = memory
+        self._guard = guard
         self._log = log
         self._clock = clock
         self.in_hand: InHand | None = None
+        self.recycle = ""  # why the process should start afresh, once it should
 
     def run(
         self,
@@ -106,8 +110,8 @@ class Worker:
         completed: Callable[[Job, Outcome], None],
         stopping: Callable[[], bool],
     ) -> None:
-        """Do jobs until None comes or `stopping()` says so; a job in hand is finished first."""
-        while not stopping() and (job := jobs.get()) is not None:
+        """Do jobs until None comes, `stopping()` says so or `recycle` is set. A job in hand is finished."""
+        while not stopping() and not self.recycle and (job := jobs.get()) is not None:
             outcome = Outcome.BROKEN_OFF if stopping() else self.step(job, jobs.qsize())
             completed(job, outcome)
 
@@ -131,6 +135,7 @@ class Worker:
         finally:
             self.in_hand = None
             self._memory.give_back()
+            self.recycle = self.recycle or self._guard.after_job(self._memory.rss_mb())
 
     def _read_and_write(self, attempt: _Attempt, folder: int, queue_depth: int) -> Outcome:
         job = attempt.job
@@ -176,11 +181,33 @@ class Worker:
         return Outcome.DONE
 
     def _read(self, attempt: _Attempt, file: BufferedReader) -> list[dict[str, Any]]:
-        """Every page of the open file as the sidecar shows it."""
+        """Every page of the open file as the sidecar shows it; smaller where memory runs out."""
         if attempt.job.stamp.size_bytes <= self._limits.max_file_bytes:
             attempt.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        for shrink in _SHRINKS:
+            limits = replace(self._limits, max_side_px=max(1, self._limits.max_side_px // shrink))
+            try:
+                return self._read_at(attempt, file, limits)
+            except (OutOfMemoryError, MemoryError) as error:
+                last = str(error) or "an allocation failed"
+            # outside the handler: its traceback would keep the pixels alive
+            self._memory.give_back()
+            self._log.warning(
+                "ocr.out_of_memory", path=attempt.job.path, max_side_px=limits.max_side_px, message=last
+            )
+            self._check_engine()
+        raise OutOfMemoryError(f"{last} (also at a quarter of image.max_side_px)")
+
+    def _check_engine(self) -> None:
+        """After an allocation failed inside it, see that the engine still works; recycle where not."""
+        try:
+            self._engine.warm_up()
+        except Exception as error:  # noqa: BLE001 - whatever it is, this engine is of no use any more
+            self.recycle = f"the engine does not work after running out of memory: {error}"
+
+    def _read_at(self, attempt: _Attempt, file: BufferedReader, limits: image.Limits) -> list[dict[str, Any]]:
         pages: list[dict[str, Any]] = []
-        decoded = image.pages(file, self._limits)
+        decoded = image.pages(file, limits)
         while True:
             began = self._clock()
             page = next(decoded, None)

@@ -2,7 +2,7 @@
 
 What the engine does comes from the environment: `FAKE_READ_S` is how long it takes over an image;
 a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT` or `FAKE_RAISE` makes it misbehave over images
-of that width (px).
+of that width (px); `FAKE_LEAK_MB` is lost at every image.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from ocr_watcher.config import Settings
 
 
+_lost: list[bytearray] = []
+
+
 class _Scripted(FakeEngine):
     def read(self, bgr: NDArray[np.uint8]) -> object:
         width = str(bgr.shape[1])
         time.sleep(float(os.environ.get("FAKE_READ_S", "0")))
+        if leak := int(os.environ.get("FAKE_LEAK_MB", "0")):
+            _lost.append(bytearray(os.urandom(1)) * (leak << 20))
         if width == os.environ.get("FAKE_HANG"):
             time.sleep(3600)
         if width == os.environ.get("FAKE_SEGFAULT"):

@@ -148,6 +148,10 @@ class Process:
         return self._process.pid
 
     @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
     def text(self) -> str:
         return Path(self._stderr.name).read_text("utf-8", "replace")
 

@@ -260,6 +260,39 @@ def test_a_file_that_ends_the_process_is_quarantined(home: Path, way: str) -> No
     assert (error["code"], error["attempts"]) == ("engine_crashed", 2)
 
 
+def test_a_leak_recycles_the_process_between_files_and_nothing_is_lost_or_doubled(home: Path) -> None:
+    write_config(home, memory={"soft_limit_mb": 300, "rss_limit_mb": 400})
+    for number in range(60):
+        dot(home / "inbox" / f"{number}.png")
+    done: list[str] = []
+    exits = []
+    while len(done) < 60:
+        with daemon(home, {"FAKE_LEAK_MB": "20"}) as running:
+            until(lambda: running.ended or len(running.events("ocr.done")) + len(done) == 60)  # noqa: B023
+            if not running.ended:
+                running.stop()
+            exits.append(running.wait())
+            done += [event["path"] for event in running.events("ocr.done")]
+            if exits[-1] == 75:
+                (reached,) = running.events("memory.limit_reached")
+                assert reached["rss_mb"] >= reached["rss_limit_mb"] == 400
+                assert running.events("daemon.exiting")[0]["exit_code"] == 75
+                assert len(running.events("memory.soft_limit")) == 1
+    assert len(done) == len(set(done)) == 60
+    assert len(list((home / "inbox").glob("*.json"))) == 60
+    assert set(exits[:-1]) == {75}
+    assert len(exits) >= 3
+
+
+def test_a_limit_below_the_loaded_process_is_78_not_a_restart_loop(home: Path) -> None:
+    write_config(home, memory={"soft_limit_mb": 20, "rss_limit_mb": 20})
+    with daemon(home) as running:
+        assert running.wait() == 78
+        failed = running.events("daemon.failed")[0]
+        assert "rss_limit_mb is 20" in failed["message"]
+        assert "rss_limit_mb to" in failed["hint"]
+
+
 def test_a_missing_inbox_is_69_and_is_not_created(home: Path) -> None:
     (home / "inbox").rmdir()
     with daemon(home) as running:

@@ -140,7 +140,7 @@ def test_the_settings_reach_onnxruntime(onnxruntime_engine: PaddleOcrEngine) -> 
 def test_the_settings_reach_paddle(paddle_engine: PaddleOcrEngine) -> None:
     config = paddle_engine._ocr.paddlex_pipeline.text_rec_model.runner._config
     assert config["run_mode"] == "mkldnn"
-    assert config["mkldnn_cache_capacity"] == 10
+    assert config["mkldnn_cache_capacity"] == 1
     assert config["cpu_threads"] == usable_cpus()
 
 

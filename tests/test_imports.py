@@ -13,7 +13,7 @@ PACKAGE = Path(ocr_watcher.__file__).parent
 # Each layer may import those before it, and the modules named here within its own.
 LAYERS = (
     {"errors", "config", "result", "ready"},
-    {"files", "image", "engine", "models", "sidecar", "journal", "memory", "log"},
+    {"files", "image", "engine", "models", "sidecar", "journal", "memory", "log", "health"},
     {"watch", "intake", "worker"},
     {"daemon"},
     {"once", "doctor"},

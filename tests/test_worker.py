@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from ocr_watcher import memory
 from ocr_watcher.engine import FakeEngine
 from ocr_watcher.errors import EngineError, OutOfMemoryError
 from ocr_watcher.image import Limits
 from ocr_watcher.intake import Job, Outcome
 from ocr_watcher.journal import Journal
-from ocr_watcher.memory import Memory
 from ocr_watcher.ready import Stamp
 from ocr_watcher.worker import Worker
 from tests.support import Clock, Log, dot, error_of, sidecar_of, unprivileged
@@ -35,6 +36,7 @@ class Bench:
     clock: Clock = field(default_factory=Clock)
     max_attempts: int = 3
     min_score: float = 0.0
+    max_jobs: int = 0
 
     def __post_init__(self) -> None:
         self.inbox = self.folder / "inbox"
@@ -46,7 +48,8 @@ class Bench:
             min_score=self.min_score,
             max_attempts=self.max_attempts,
             journal=self.journal,
-            memory=Memory(),
+            memory=memory.Memory(),
+            guard=memory.Guard(memory.Limits(10_000, 10_000, self.max_jobs), self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]
             clock=self.clock,
         )
@@ -203,11 +206,7 @@ def test_an_unknown_result_is_an_error_not_an_empty_result(bench: Bench) -> None
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [
-        (MemoryError(), "out_of_memory"),
-        (OutOfMemoryError("full"), "out_of_memory"),
-        (ZeroDivisionError("x"), "engine_error"),
-    ],
+    [(EngineError("x"), "engine_error"), (ZeroDivisionError("x"), "engine_error")],
 )
 def test_whatever_the_engine_raises_the_worker_lives(bench: Bench, raised: Exception, code: str) -> None:
     def fail(_bgr: Any) -> object:
@@ -218,6 +217,62 @@ def test_whatever_the_engine_raises_the_worker_lives(bench: Bench, raised: Excep
     assert bench.log.named("ocr.failed")[0]["code"] == code
     bench.engine.on_read = None
     assert bench.step(dot(bench.inbox / "b.png")) is Outcome.DONE
+
+
+@pytest.mark.parametrize(
+    "raised", [MemoryError(), OutOfMemoryError("Fail to alloc memory of 16307453952 size")]
+)
+def test_out_of_memory_is_tried_at_half_the_side_twice(bench: Bench, raised: Exception) -> None:
+    def fail(bgr: Any) -> object:
+        if bgr.shape[1] > 30:
+            raise raised
+        return None
+
+    bench.engine.on_read = fail
+    path = dot(bench.inbox / "a.png", (400, 200))
+    assert bench.step(path) is Outcome.DONE
+    assert bench.engine.shapes == [(50, 100, 3), (25, 50, 3), (12, 25, 3)]
+    assert sidecar_of(path)["pages"][0]["scale"] == 0.0625
+    assert [e["max_side_px"] for e in bench.log.named("ocr.out_of_memory")] == [100, 50]
+    assert bench.worker.recycle == ""
+
+
+def test_what_does_not_fit_at_a_quarter_of_the_side_fails(bench: Bench) -> None:
+    def fail(_bgr: Any) -> object:
+        raise MemoryError
+
+    bench.engine.on_read = fail
+    path = dot(bench.inbox / "a.png", (400, 200))
+    assert bench.step(path) is Outcome.FAILED
+    error = error_of(path)["error"]
+    assert (error["code"], error["attempts"]) == ("out_of_memory", 1)
+    assert len(bench.engine.shapes) == 3
+
+
+def test_an_engine_that_is_broken_afterwards_means_recycle(bench: Bench) -> None:
+    def fail(_bgr: Any) -> object:
+        raise MemoryError
+
+    def broken() -> None:
+        raise EngineError("dead")
+
+    bench.engine.on_read = fail
+    bench.engine.warm_up = broken  # type: ignore[method-assign]
+    bench.step(dot(bench.inbox / "a.png"))
+    assert "dead" in bench.worker.recycle
+
+
+def test_the_consumer_stops_between_files_when_it_is_to_recycle(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_jobs=2)
+    jobs: queue.Queue[Job | None] = queue.Queue()
+    for number in range(5):
+        jobs.put(bench.job(dot(bench.inbox / f"{number}.png")))
+    ended = []
+    bench.worker.run(jobs, lambda job, outcome: ended.append((job.name, outcome)), lambda: False)
+    assert ended == [("0.png", Outcome.DONE), ("1.png", Outcome.DONE)]
+    assert jobs.qsize() == 3
+    assert "memory.max_jobs" in bench.worker.recycle
+    bench.journal.close()
 
 
 @pytest.mark.parametrize(("noted", "code"), [("", "engine_crashed"), ("timeout", "timeout")])
