@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 CONFIG ?= config.yaml
 
-.PHONY: run test check format lock models clean help
+.PHONY: run test test-systemd check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -21,6 +21,9 @@ test: $(INSTALLED) ## run the tests with the real engines
 	@$(BIN)/ocr-watcher models pull --all
 	$(BIN)/python -m pytest $(ARGS)
 
+test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, systemd-nspawn)
+	$(BIN)/python -m pytest tests/systemd $(ARGS)
+
 check: $(INSTALLED) ## lint, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +36,12 @@ format: $(INSTALLED) ## let ruff rewrite what it can
 
 models: $(INSTALLED) ## fetch and verify the configured model
 	@$(BIN)/ocr-watcher models pull -c $(CONFIG)
+
+install: ## put the systemd service in place (as root)
+	systemd/install.sh install
+
+uninstall: ## take it away; ARGS=--purge also removes configuration, inbox, state and logs
+	systemd/install.sh uninstall $(ARGS)
 
 lock: $(INSTALLED) ## resolve the dependencies anew
 	$(BIN)/python -m pip install --quiet uv

@@ -1,0 +1,321 @@
+"""The shipped service, installed by its installer and run by a real systemd.
+
+One container for all tests, each of which leaves the service stopped and the inbox empty.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.support import dot, draw, record, until
+from tests.systemd.container import Container, container, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNIT = "ocr-watcher.service"
+DROP_IN = "/etc/systemd/system/ocr-watcher.service.d/test.conf"
+CONFIG = "/etc/ocr-watcher/config.yaml"
+INBOX = "/var/lib/ocr-watcher/inbox"
+LOG = "/var/log/ocr-watcher/ocr_watcher.log"
+
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=f"NO SYSTEMD TEST ON THIS MACHINE: {why_not()}"),
+    pytest.mark.timeout(900),  # the installation fetches every library
+]
+
+
+class Service:
+    """The service inside the container."""
+
+    def __init__(self, machine: Container) -> None:
+        self.machine = machine
+        self.shipped = yaml.safe_load(machine.path(CONFIG).read_text())
+
+    def configure(self, drop_in: str = "", **sections: dict[str, Any]) -> None:
+        """The shipped configuration and unit, with these changes."""
+        document = {**self.shipped}
+        for name, values in sections.items():
+            document[name] = {**document.get(name, {}), **values}
+        self.machine.path(CONFIG).write_text(yaml.safe_dump(document))
+        path = self.machine.path(DROP_IN)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"[Service]\n{drop_in}\n")
+        assert self.machine.call("systemctl", "daemon-reload").returncode == 0
+
+    def fake(self, **script: str) -> str:
+        """A drop-in that puts the scripted engine in place of the real one."""
+        variables = " ".join(f"{name}={value}" for name, value in script.items())
+        python = "/opt/ocr-watcher/venv/bin/python"
+        return (
+            f"ExecStart=\nExecStart={python} -m tests.fake_daemon run -c {CONFIG}\n"
+            f"Environment=PYTHONPATH=/src {variables}"
+        )
+
+    def start(self) -> None:
+        result = self.machine.call("systemctl", "start", UNIT)
+        assert result.returncode == 0, self.journal()
+
+    def drop(self, image: Path) -> None:
+        """Put an image into the inbox as somebody of the group would."""
+        shutil.copy(image, self.machine.path(INBOX))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for path in (f"{LOG}.1", LOG):
+            with contextlib.suppress(FileNotFoundError):
+                rows += [json.loads(row) for row in self.machine.path(path).read_text().splitlines()]
+        return [row for row in rows if row["event"] == name]
+
+    def journal(self) -> str:
+        return self.machine.call("journalctl", "--no-pager", "--unit", UNIT, "--lines", "200").stdout
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        return {path.name: record(path) for path in self.machine.path(INBOX).glob("*.json")}
+
+    def wait_for_records(self, count: int, seconds: float = 120) -> None:
+        try:
+            until(lambda: len(list(self.machine.path(INBOX).glob("*.json"))) >= count, seconds)
+        except AssertionError:
+            raise AssertionError(self.journal()) from None
+
+    @property
+    def state(self) -> str:
+        return self.machine.show(UNIT, "ActiveState")
+
+    @property
+    def restarts(self) -> int:
+        return int(self.machine.show(UNIT, "NRestarts"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with container(tmp_path_factory.mktemp("systemd")) as machine:
+        machine.run_unbooted("/src/systemd/install.sh", "install")
+        machine.boot(UNIT)
+        yield Service(machine)
+
+
+@pytest.fixture
+def service(installed: Service) -> Iterator[Service]:
+    machine = installed.machine
+    installed.configure()
+    yield installed
+    machine.call("systemctl", "stop", UNIT)
+    machine.call("systemctl", "reset-failed", UNIT)
+    for folder in (INBOX, "/var/log/ocr-watcher"):
+        for path in machine.path(folder).iterdir():
+            path.unlink()
+    for path in machine.path("/var/lib/ocr-watcher").glob("journal*"):
+        path.unlink()
+
+
+def test_it_starts_at_boot_says_ready_and_reads(service: Service, tmp_path: Path) -> None:
+    until(lambda: service.state == "active", 60)
+    for number in range(3):
+        service.drop(draw(tmp_path / f"{number}.png", f"INVOICE 1234{number}"))
+    service.wait_for_records(3)
+    until(lambda: "3 done" in service.machine.show(UNIT, "StatusText"))
+    shown = service.machine.call("systemctl", "--no-pager", "status", UNIT).stdout
+    assert "active (running)" in shown
+    assert "3 done, 0 failed" in shown
+    assert "of 1536 MiB" in shown
+    for number in range(3):
+        assert f"1234{number}" in service.records()[f"{number}.png.json"]["text"]
+
+
+def test_ten_recycles_lose_and_double_nothing(service: Service, tmp_path: Path) -> None:
+    service.configure(memory={"max_jobs": 3})
+    service.start()
+    image = draw(tmp_path / "a.png", "INVOICE 12345")
+    for number in range(31):
+        shutil.copy(image, service.machine.path(f"{INBOX}/{number}.png"))
+    service.wait_for_records(31, 300)
+    until(lambda: service.state == "active" and service.restarts >= 10, 60)
+    done = collections.Counter(event["path"] for event in service.events("ocr.done"))
+    assert len(done) == 31
+    assert set(done.values()) == {1}
+    assert all(r["status"] == "ok" for r in service.records().values())
+    exits = [event for event in service.events("daemon.exiting") if event["exit_code"] == 75]
+    assert len(exits) >= 10
+    readies = [datetime.fromisoformat(event["timestamp"]) for event in service.events("daemon.ready")]
+    gaps = []
+    for event in exits:
+        left = datetime.fromisoformat(event["timestamp"])
+        gaps.append(min((ready - left).total_seconds() for ready in readies if ready > left))
+    median = statistics.median(gaps)
+    print(f"{len(gaps)} recycles; without service: median {median:.1f} s, most {max(gaps):.1f} s")
+    assert median < 8
+
+
+def test_a_job_that_hangs_is_restarted_and_in_the_end_recorded(service: Service, tmp_path: Path) -> None:
+    service.configure(service.fake(FAKE_HANG="77"), ocr={"job_timeout_s": 1}, retry={"max_attempts": 2})
+    service.start()
+    service.drop(dot(tmp_path / "hang.png", (77, 10)))
+    service.drop(dot(tmp_path / "good.png"))
+    service.wait_for_records(2)
+    records = service.records()
+    assert records["good.png.json"]["status"] == "ok"
+    assert records["hang.png.error.json"]["error"]["code"] == "timeout"
+    assert service.restarts == 2
+
+
+def test_a_main_loop_that_stands_still_is_restarted_by_the_watchdog(service: Service, tmp_path: Path) -> None:
+    service.configure(service.fake() + "\nWatchdogSec=2\nTimeoutAbortSec=1")
+    service.start()
+    time.sleep(3)  # the subject is time across processes: beats keep it alive
+    assert service.restarts == 0
+    os.kill(service.machine.host_pid(UNIT), 19)  # SIGSTOP
+    until(lambda: service.restarts == 1 and service.state == "active", 60)
+    service.drop(dot(tmp_path / "a.png"))
+    service.wait_for_records(1)
+
+
+def test_a_kill_is_survived(service: Service, tmp_path: Path) -> None:
+    service.configure(service.fake(FAKE_READ_S="0.5"))
+    service.start()
+    for number in range(6):
+        service.drop(dot(tmp_path / f"{number}.png"))
+    service.wait_for_records(1)
+    os.kill(service.machine.host_pid(UNIT), 9)
+    service.wait_for_records(6)
+    assert service.restarts == 1
+    assert {r["status"] for r in service.records().values()} == {"ok"}
+
+
+def test_an_out_of_memory_kill_is_survived(service: Service, tmp_path: Path) -> None:
+    """The kernel's own kill, by a memory limit around the service as MemoryMax sets one.
+
+    The container has no memory controller of its own, so the limit is laid around the process from
+    outside it.
+    """
+    group = Path("/sys/fs/cgroup/memory/ocr-watcher-test")
+    if not group.parent.is_dir() or not os.access(group.parent, os.W_OK):
+        pytest.skip("NO OUT-OF-MEMORY TEST ON THIS MACHINE: no writable memory controller (cgroup v1)")
+    service.configure(service.fake(FAKE_LEAK_MB="40"))
+    service.start()
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(200 << 20))
+        (group / "cgroup.procs").write_text(str(service.machine.host_pid(UNIT)))
+        for number in range(8):
+            service.drop(dot(tmp_path / f"{number}.png"))
+        service.wait_for_records(8)
+        assert service.restarts == 1
+        assert "status=9/KILL" in service.journal()
+        assert {r["status"] for r in service.records().values()} == {"ok"}
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), 10)
+        group.rmdir()
+
+
+def test_a_wrong_configuration_stops_for_good_with_its_reason(service: Service) -> None:
+    service.machine.call("systemctl", "stop", UNIT)
+    service.configure(image={"max_side_pixels": 5})
+    service.machine.call("systemctl", "start", UNIT)
+    until(lambda: service.state == "failed")
+    assert service.machine.show(UNIT, "ExecMainStatus") == "78"
+    time.sleep(3)  # longer than RestartSec
+    assert service.state == "failed"
+    assert service.restarts == 0
+    assert "image.max_side_pixels" in service.journal()
+    assert "max_side_px" in service.journal()
+
+
+def test_a_stop_finishes_the_file_in_hand(service: Service, tmp_path: Path) -> None:
+    service.configure(service.fake(FAKE_READ_S="1"))
+    service.start()
+    for number in range(5):
+        service.drop(dot(tmp_path / f"{number}.png"))
+    until(lambda: len(service.events("file.queued")) == 5)
+    assert service.machine.call("systemctl", "stop", UNIT).returncode == 0
+    assert service.state == "inactive"
+    assert len(service.records()) == len(service.events("ocr.done")) == 1
+    assert service.events("daemon.exiting")[-1]["exit_code"] == 0
+
+
+def test_nothing_but_inbox_state_and_logs_can_be_written(service: Service) -> None:
+    service.start()
+    pid = service.machine.host_pid(UNIT)
+    script = "for d in {}; do touch $d/probe 2>/dev/null && echo $d && rm $d/probe; done; true"
+    folders = (
+        "/ /etc /etc/ocr-watcher /usr /opt/ocr-watcher /opt/ocr-watcher/models /boot /var /var/lib /var/log "
+        "/var/cache /run /srv /src /home /root /var/lib/ocr-watcher /var/lib/ocr-watcher/inbox "
+        "/var/log/ocr-watcher"
+    )
+    # As root in the service's view of the file system: what is refused is refused by the view itself.
+    result = subprocess.run(
+        ["nsenter", "--target", str(pid), "--mount", "--", "sh", "-c", script.format(folders)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    written = result.stdout.split()
+    assert written == [
+        "/var/lib/ocr-watcher",
+        "/var/lib/ocr-watcher/inbox",
+        "/var/log/ocr-watcher",
+    ]
+    status = Path(f"/proc/{pid}/status").read_text()
+    rows = dict(row.split(":\t", 1) for row in status.splitlines() if ":\t" in row)
+    assert rows["NoNewPrivs"] == "1"
+    assert int(rows["CapEff"], 16) == int(rows["CapPrm"], 16) == 0
+    assert rows["Seccomp"] == "2"
+    assert rows["Uid"].split()[0] != "0"
+
+
+def test_paddle_runs_in_the_sandbox_too(service: Service, tmp_path: Path) -> None:
+    store = "/opt/ocr-watcher/models"
+    program = "/opt/ocr-watcher/venv/bin/ocr-watcher"
+    pulled = service.machine.call(
+        "env", f"OCR_WATCHER_MODEL_STORE={store}", program, "models", "pull", "PP-OCRv5_mobile"
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    service.configure(ocr={"engine": "paddle", "model": "PP-OCRv5_mobile"})
+    service.machine.call("systemctl", "restart", UNIT)
+    service.drop(draw(tmp_path / "a.png", "INVOICE 12345"))
+    service.wait_for_records(1)
+    document = service.records()["a.png.json"]
+    assert "12345" in document["text"]
+    assert document["engine"]["name"] == "paddle"
+
+
+def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) -> None:
+    text = service.machine.path(CONFIG).read_text()
+    text = text.replace("/var/lib/ocr-watcher", "/var/lib/ocr-watcher-second")
+    text = text.replace("/var/log/ocr-watcher", "/var/log/ocr-watcher-second")
+    service.machine.path("/etc/ocr-watcher/second.yaml").write_text(text)
+    service.start()
+    assert service.machine.call("systemctl", "start", "ocr-watcher@second.service").returncode == 0
+    draw(tmp_path / "a.png", "INVOICE 12345")
+    shutil.copy(tmp_path / "a.png", service.machine.path("/var/lib/ocr-watcher-second/inbox"))
+    until(service.machine.path("/var/lib/ocr-watcher-second/inbox/a.png.json").exists, 60)
+    assert service.machine.call("systemctl", "stop", "ocr-watcher@second.service").returncode == 0
+    assert service.state == "active"
+
+
+def test_uninstalling_takes_everything_but_the_data(service: Service) -> None:
+    """Last: the container has no service any more after it."""
+    machine = service.machine
+    assert machine.call("/src/systemd/install.sh", "uninstall").returncode == 0
+    for path in ("/opt/ocr-watcher", f"/etc/systemd/system/{UNIT}", "/usr/local/bin/ocr-watcher"):
+        assert machine.call("test", "-e", path).returncode == 1
+    assert machine.call("test", "-d", INBOX).returncode == 0
+    assert machine.call("/src/systemd/install.sh", "uninstall", "--purge").returncode == 0
+    for path in (INBOX, "/etc/ocr-watcher", "/var/log/ocr-watcher"):
+        assert machine.call("test", "-e", path).returncode == 1
+    machine.path(INBOX).mkdir(parents=True)  # for what the fixture clears away
+    machine.path("/var/log/ocr-watcher").mkdir(parents=True)

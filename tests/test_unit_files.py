@@ -1,0 +1,99 @@
+"""The systemd units, checked without booting them."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ocr_watcher import config
+from ocr_watcher.errors import ExitCode
+
+FOLDER = Path(__file__).parents[1] / "systemd"
+UNITS = ["ocr-watcher.service", "ocr-watcher@.service"]
+needs_analyze = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: systemd)"
+)
+
+
+def settings_of(unit: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in (FOLDER / unit).read_text().splitlines():
+        if "=" in row and not row.startswith("#"):
+            name, _, value = row.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+@needs_analyze
+@pytest.mark.parametrize("unit", UNITS)
+def test_verify_is_silent(tmp_path: Path, unit: str) -> None:
+    program = tmp_path / "ocr-watcher"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    name = unit.replace("@", "@one")
+    text = (FOLDER / unit).read_text()  # the program is not installed where this test runs
+    (tmp_path / name).write_text(text.replace("/opt/ocr-watcher/venv/bin/ocr-watcher", str(program)))
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@needs_analyze
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_sandbox_is_rated_below_two(unit: str) -> None:
+    result = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(FOLDER / unit)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rating = re.search(r"exposure level for \S+: ([\d.]+)", result.stdout)
+    assert rating is not None, result.stdout
+    assert float(rating[1]) < 2.0
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_unit_speaks_of_the_same_codes_and_limits_as_the_program(unit: str) -> None:
+    found = settings_of(unit)
+    assert found["SuccessExitStatus"] == [str(int(ExitCode.RECYCLE))]
+    assert found["RestartPreventExitStatus"] == [str(int(ExitCode.CONFIG))]
+    high, most = (int(found[name][0].removesuffix("M")) for name in ("MemoryHigh", "MemoryMax"))
+    assert config.MemorySettings().rss_limit_mb < high < most
+    assert found["StartLimitIntervalSec"] == ["0"]  # recycling must never trip it
+
+
+def test_the_template_differs_only_in_its_instance() -> None:
+    plain, template = ((FOLDER / unit).read_text() for unit in UNITS)
+    template = template.partition("\n")[2]  # its own first comment
+    for instance, single in (
+        ("/etc/ocr-watcher/%i.yaml", "/etc/ocr-watcher/config.yaml"),
+        ("ocr-watcher (%i)", "ocr-watcher"),
+        ("-%i", ""),
+    ):
+        template = template.replace(instance, single)
+    assert template == plain
+
+
+def test_the_shipped_configuration_is_valid_and_within_the_units_folders() -> None:
+    settings = config.load(FOLDER / "config.yaml")
+    assert [str(inbox) for inbox in settings.watch.inbox] == ["/var/lib/ocr-watcher/inbox"]
+    assert settings.state_dir == Path("/var/lib/ocr-watcher")
+    assert settings.logging.file.parent == Path("/var/log/ocr-watcher")
+    assert settings.memory.rss_limit_mb == config.MemorySettings().rss_limit_mb
+
+
+def test_the_units_parse() -> None:
+    for unit in UNITS:
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign] # keep the case of names
+        parser.read(FOLDER / unit)
+        assert parser.sections() == ["Unit", "Service", "Install"]
