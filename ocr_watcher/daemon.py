@@ -153,7 +153,10 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
     reader.warm_up()
     probe.settle()
     limits = settings.memory
-    guard = memory.Guard(memory.Limits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs), log.get())
+    guard = memory.Guard(
+        memory.Limits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
+        log.get(),
+    )
     guard.check_start(probe.rss_mb())
     memory.set_ceiling(limits.hard_limit_mb, probe.data_mb())
     journal = Journal(settings.state_dir / "journal.sqlite3", log.get())

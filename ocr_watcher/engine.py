@@ -62,6 +62,9 @@ class Engine(Protocol):
             EngineError: anything else went wrong.
         """
 
+    def page_mb(self) -> tuple[float, float]:
+        """What reading a page takes at its peak, beyond the loaded model: MiB, and MiB per megapixel."""
+
     def warm_up(self) -> None:
         """Read a small drawn image, so that the first real file is not the slow one. Raises as `read`."""
 
@@ -289,6 +292,9 @@ def _cgroup_cpus(folder: Path) -> float | None:
 
 # -- PaddleOCR ---------------------------------------------------------------------------------
 
+# Peak RSS beyond the loaded model, blank and dense pages of 256 to 4,000 px square (docs/memory.md):
+# upper lines through PP-OCRv6_small with onnxruntime, and PP-OCRv5_mobile with paddle.
+_PAGE_MB: Final = {"onnxruntime": (60.0, 220.0), "paddle": (450.0, 160.0)}
 _NAMES_IN_PADDLEX: Final = {"onnxruntime": "onnxruntime", "paddle": "paddle_static"}
 _PADDLE_ONLY_PARAMS: Final = ("enable_mkldnn", "mkldnn_cache_capacity", "enable_cinn")
 _SWITCHES: Final = ("use_doc_orientation_classify", "use_doc_unwarping", "use_textline_orientation")
@@ -433,6 +439,10 @@ class PaddleOcrEngine:
         except Exception as error:
             raise _as_file_error(error, bgr.shape) from error
 
+    def page_mb(self) -> tuple[float, float]:
+        """See `Engine.page_mb`."""
+        return _PAGE_MB[self.name]
+
     def warm_up(self) -> None:
         """See `Engine.warm_up`."""
         self.read(drawn_text("ocr-watcher 0123"))
@@ -541,6 +551,10 @@ class FakeEngine:
             "rec_polys": [polygon],
             "rec_boxes": np.array([[0, 0, width, height]]),
         }
+
+    def page_mb(self) -> tuple[float, float]:
+        """See `Engine.page_mb`."""
+        return 0.0, 0.0
 
     def warm_up(self) -> None:
         """See `Engine.warm_up`."""

@@ -101,6 +101,13 @@ class OutOfMemoryError(FileError):
     hint = "Lower image.max_side_px or image.max_megapixels, or give the service more memory."
 
 
+class MemoryBudgetError(FileError):
+    """By its header the image needs more memory than is left; nothing of it was decoded."""
+
+    code = "out_of_memory"
+    hint = "Raise memory.rss_limit_mb, or save the image smaller, or as baseline JPEG, which needs least."
+
+
 class EngineError(FileError):
     """The OCR engine raised, or returned something that is not understood."""
 

@@ -27,6 +27,7 @@ from ocr_watcher.errors import (
     AccessError,
     FileError,
     FileTooLargeError,
+    MemoryBudgetError,
     OutOfMemoryError,
     TooManyPixelsError,
     TruncatedError,
@@ -35,7 +36,7 @@ from ocr_watcher.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -161,11 +162,17 @@ _WHOLE: dict[str, Callable[[bytes], bool]] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may cost. Bytes of the file, pixels of one page, longer side of the page handed out."""
+    """What a file may cost.
+
+    Bytes of the file, pixels of one page, longer side and pixels of the page handed out, and the MiB
+    that decoding may take. The last two come from the memory that is left, and have no bound of their own.
+    """
 
     max_file_bytes: int
     max_pixels: int
     max_side_px: int
+    max_page_pixels: float = math.inf
+    max_decode_mb: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -219,6 +226,7 @@ def pages(file: BinaryIO, limits: Limits) -> Iterator[Page]:
         TruncatedError: Empty, or it ends before its image does.
         UnsupportedFormatError: Not one of `ALLOWED_FORMATS`, or a kind of one that is not decoded.
         TooManyPixelsError: By the header of the page at hand; nothing of it was decoded.
+        MemoryBudgetError: By the header of the page at hand, decoding takes more than `max_decode_mb`.
         OutOfMemoryError: Memory ran out while decoding.
         UnreadableError: Everything else that is wrong with the bytes.
     """
@@ -308,16 +316,19 @@ def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) 
     """Decode the frame at hand and bring it to size; leaves no full-size pixels behind in `image`."""
     width, height = image.size
     _check_pixels(width, height, limits=limits, what=what)
-    target = _fit(width, height, limits.max_side_px)
+    target = _fit(width, height, limits)
     with _decoder(data, what):
         # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is no smaller than wanted.
         drafted = image.draft(None, target) if target != (width, height) else None
+        cost = _bytes_per_pixel(image, drafted)
+    _check_budget(width, height, cost, limits=limits, what=what)
+    with _decoder(data, what):
         image.load()
         turn = _turn(image)
     if drafted is None:
         # Only now is the size certain: Pillow turns a TIFF upright while it loads it.
         width, height = image.size
-        target = _fit(width, height, limits.max_side_px)
+        target = _fit(width, height, limits)
     extent = drafted[1][2:] if drafted is not None else (width, height)
     with _pillow(what):
         small = _shrink(image, extent, target, partial(_decoder, data, what))
@@ -330,8 +341,44 @@ def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) 
     return Page(index, bgr, width, height)
 
 
-def _fit(width: int, height: int, max_side_px: int) -> tuple[int, int]:
-    ratio = min(1.0, max_side_px / max(width, height))
+# Bytes that Pillow keeps for a pixel, by mode; every other mode has four.
+_STORED: Mapping[str, float] = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+# What decoding takes beside the stored pixels: read buffers and bands of about a megapixel.
+_DECODE_SHARE = 1.15
+
+
+def _bytes_per_pixel(image: ImageFile, drafted: object) -> float:
+    """What decoding the page at hand takes, in bytes per pixel of the source; an upper estimate.
+
+    Measured as peak RSS over 100-megapixel files: PNG RGBA and TIFF RGB 4.5, 16-bit PNG 2.5, GIF 1.4,
+    TIFF with orientation 8.1, WebP 16, baseline JPEG at reduced scale 0.35, progressive JPEG 3.1
+    (4:2:0) to 6.1 (4:4:4).
+    """
+    stored = _STORED.get(image.mode, 4) * _DECODE_SHARE
+    if image.format == "WEBP":
+        return 16  # the decoder's own copies
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
+        return 2 * stored  # turned at full size by Pillow
+    if image.format in {"JPEG", "MPO"}:
+        # All coefficients, two bytes each, before the first pixel.
+        coefficients = 2 * len(image.getbands()) if image.info.get("progressive") else 0
+        return coefficients + (0.4 if drafted is not None else stored)
+    return stored
+
+
+def _check_budget(width: int, height: int, cost: float, *, limits: Limits, what: str) -> None:
+    needed_mb = width * height * cost / _MIB
+    if needed_mb > limits.max_decode_mb:
+        raise MemoryBudgetError(
+            f"decoding {what} takes about {needed_mb:.0f} MiB ({width * height / 1e6:.1f} megapixels of "
+            f"{cost:.1f} bytes); {max(0.0, limits.max_decode_mb):.0f} MiB are left of the memory limits"
+        )
+
+
+def _fit(width: int, height: int, limits: Limits) -> tuple[int, int]:
+    ratio = min(
+        1.0, limits.max_side_px / max(width, height), math.sqrt(limits.max_page_pixels / (width * height))
+    )
     return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import resource
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ class Limits:
 
     soft_mb: float
     rss_mb: float
-    max_jobs: int
+    max_jobs: int = 0
+    hard_mb: float | None = None
 
 
 class Guard:
@@ -157,12 +159,14 @@ class Guard:
         self._log = log
         self._warned = False
         self._jobs = 0
+        self._start_rss_mb = math.inf
 
     def check_start(self, rss_mb: float) -> None:
         """Refuse limits that the loaded process already meets: it would restart for ever.
 
         Raises `ConfigError` with the measured figure and what to set.
         """
+        self._start_rss_mb = rss_mb
         limit = self._limits.rss_mb
         if rss_mb >= limit * _START_SHARE:
             raise ConfigError(
@@ -171,6 +175,17 @@ class Guard:
                 hint=f"Set memory.rss_limit_mb to {_round_up(rss_mb + _ROOM_MB)} or more, "
                 "or use a smaller ocr.model.",
             )
+
+    def room_mb(self, figures: Figures, data_mb: float) -> float:
+        """What a job may take now without crossing a limit of ours or what the machine can give (MiB)."""
+        room = [self._limits.rss_mb - figures.rss_mb, figures.available_mb]
+        if self._limits.hard_mb is not None:
+            room.append(self._limits.hard_mb - data_mb)
+        return max(0.0, min(room))
+
+    def recycle_gains_mb(self, rss_mb: float) -> float:
+        """How much more a job could take in a fresh process (MiB)."""
+        return max(0.0, rss_mb - self._start_rss_mb)
 
     def after_job(self, rss_mb: float) -> str:
         """The reason to recycle now, in words; empty where the process goes on. Call it once a job."""

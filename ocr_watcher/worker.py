@@ -9,6 +9,7 @@ passed in.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -44,6 +45,11 @@ _LAST_ERRORS: dict[str, type[FileError]] = {error.code: error for error in (Engi
 # A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
 # pixels. Text that survives less is not worth the time.
 _SHRINKS = (1, 2, 4)
+# However little memory is left, a page is tried at this size before it is given up: the prediction is
+# an upper estimate.
+_LEAST_PIXELS = 256 * 256
+# A restart costs about three seconds; for less than this it brings too little.
+_WORTH_A_RECYCLE_MB = 100
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class _Attempt:
     """What is known so far of the job in hand, for whichever record ends it."""
 
     job: Job
+    limits: image.Limits
     number: int
     started: float
     rss_before: float
@@ -117,11 +124,17 @@ class Worker:
 
     def step(self, job: Job, queue_depth: int = 0) -> Outcome:
         """Take one image down the line. Everything that a file can cause ends in the log and in a record."""
+        limits = self._within_memory(job.path)
+        if limits is None:
+            self.recycle = (
+                f"RSS {self._memory.rss_mb():.0f} MiB leaves too little of memory.rss_limit_mb for a page"
+            )
+            return Outcome.BROKEN_OFF
         started = self._clock()
         self.in_hand = InHand(job.path, 0, started)
         try:
             known = self._journal.begin(job.path, job.stamp)
-            attempt = _Attempt(job, known.count + 1, started, self._memory.rss_mb())
+            attempt = _Attempt(job, limits, known.count + 1, started, self._memory.rss_mb())
             try:
                 with open_folder(job.root, job.parts) as folder:
                     if known.count >= self._max_attempts:
@@ -185,7 +198,8 @@ class Worker:
         if attempt.job.stamp.size_bytes <= self._limits.max_file_bytes:
             attempt.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         for shrink in _SHRINKS:
-            limits = replace(self._limits, max_side_px=max(1, self._limits.max_side_px // shrink))
+            side = max(1, self._limits.max_side_px // shrink)
+            limits = replace(attempt.limits, max_side_px=side)
             try:
                 return self._read_at(attempt, file, limits)
             except (OutOfMemoryError, MemoryError) as error:
@@ -197,6 +211,27 @@ class Worker:
             )
             self._check_engine()
         raise OutOfMemoryError(f"{last} (also at a quarter of image.max_side_px)")
+
+    def _within_memory(self, path: str) -> image.Limits | None:
+        """The limits, narrowed to the memory that is left: predicted, so that it need not be tried.
+
+        None where a fresh process would have more of it: then the page should not be made smaller here.
+        """
+        figures = self._memory.figures()
+        room_mb = self._guard.room_mb(figures, self._memory.data_mb())
+        base_mb, per_megapixel_mb = self._engine.page_mb()
+        pixels = (room_mb - base_mb) / per_megapixel_mb * 1e6 if per_megapixel_mb else math.inf
+        if pixels < self._limits.max_side_px**2:
+            if self._guard.recycle_gains_mb(figures.rss_mb) > _WORTH_A_RECYCLE_MB:
+                return None
+            pixels = max(pixels, _LEAST_PIXELS)
+            self._log.info(
+                "memory.page_limited",
+                path=path,
+                room_mb=round(room_mb, 1),
+                max_megapixels=round(pixels / 1e6, 2),
+            )
+        return replace(self._limits, max_page_pixels=pixels, max_decode_mb=room_mb)
 
     def _check_engine(self) -> None:
         """After an allocation failed inside it, see that the engine still works; recycle where not."""

@@ -95,6 +95,18 @@ def test_the_rss_limit_means_recycle_with_the_figures() -> None:
     ]
 
 
+def test_the_room_is_what_every_limit_leaves() -> None:
+    checked = Guard(Limits(100, 300, 0, 500), Log())  # type: ignore[arg-type]
+    figures = memory.Figures(rss_mb=200, peak_rss_mb=250, available_mb=1000)
+    assert checked.room_mb(figures, data_mb=100) == 100
+    assert checked.room_mb(figures, data_mb=450) == 50
+    assert checked.room_mb(memory.Figures(400, 400, 1000), data_mb=100) == 0
+    assert checked.room_mb(memory.Figures(10, 10, 20), data_mb=100) == 20
+    assert checked.recycle_gains_mb(200) == 0
+    checked.check_start(150)
+    assert checked.recycle_gains_mb(200) == 50
+
+
 def test_max_jobs_means_recycle() -> None:
     checked, _ = guard(max_jobs=3)
     assert [bool(checked.after_job(1)) for _ in range(3)] == [False, False, True]

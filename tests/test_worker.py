@@ -37,6 +37,7 @@ class Bench:
     max_attempts: int = 3
     min_score: float = 0.0
     max_jobs: int = 0
+    max_side_px: int = 100
 
     def __post_init__(self) -> None:
         self.inbox = self.folder / "inbox"
@@ -44,7 +45,7 @@ class Bench:
         self.journal = Journal(self.folder / "journal.sqlite3", self.log)  # type: ignore[arg-type]
         self.worker = Worker(
             self.engine,
-            Limits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
+            Limits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=self.max_side_px),
             min_score=self.min_score,
             max_attempts=self.max_attempts,
             journal=self.journal,
@@ -272,6 +273,61 @@ def test_the_consumer_stops_between_files_when_it_is_to_recycle(tmp_path: Path) 
     assert ended == [("0.png", Outcome.DONE), ("1.png", Outcome.DONE)]
     assert jobs.qsize() == 3
     assert "memory.max_jobs" in bench.worker.recycle
+    bench.journal.close()
+
+
+class Hungry(FakeEngine):
+    """An engine that takes as much for a page as the test says."""
+
+    need: tuple[float, float] = (0.0, 0.0)
+
+    def page_mb(self) -> tuple[float, float]:
+        return self.need
+
+
+def hungry(tmp_path: Path, *, room_mb: float, base: float, per_megapixel: float) -> Bench:
+    engine = Hungry()
+    engine.need = (base, per_megapixel)
+    bench = Bench(tmp_path, engine=engine, max_side_px=1000)
+    rss_mb = memory.Memory().rss_mb()
+    limits = memory.Limits(rss_mb + room_mb, rss_mb + room_mb)
+    bench.worker._guard = memory.Guard(limits, bench.log)  # type: ignore[arg-type]
+    return bench
+
+
+def test_a_page_that_would_cross_the_limit_is_read_smaller(tmp_path: Path) -> None:
+    bench = hungry(tmp_path, room_mb=1100, base=100, per_megapixel=10_000)
+    path = dot(bench.inbox / "a.png", (800, 800))
+    assert bench.step(path) is Outcome.DONE
+    (shape,) = bench.engine.shapes
+    assert 290 < shape[0] == shape[1] < 330  # a tenth of a megapixel fits into 1,000 MiB
+    assert sidecar_of(path)["pages"][0]["scale"] == pytest.approx(316 / 800, rel=0.1)
+    assert len(bench.log.named("memory.page_limited")) == 1
+    bench.journal.close()
+
+
+def test_an_image_that_cannot_be_decoded_within_the_limit_is_refused_with_the_arithmetic(
+    tmp_path: Path,
+) -> None:
+    bench = hungry(tmp_path, room_mb=1, base=0, per_megapixel=0)
+    path = bench.inbox / "a.png"
+    Image.new("RGB", (1000, 1000)).save(path)
+    assert bench.step(path) is Outcome.FAILED
+    error = error_of(path)["error"]
+    assert error["code"] == "out_of_memory"
+    assert "1.0 megapixels of 4.6 bytes" in error["message"]
+    assert bench.engine.shapes == []
+    bench.journal.close()
+
+
+def test_a_process_that_has_grown_recycles_instead_of_reading_smaller(tmp_path: Path) -> None:
+    bench = hungry(tmp_path, room_mb=50, base=100, per_megapixel=1)
+    bench.worker._guard._start_rss_mb = memory.Memory().rss_mb() - 200
+    path = dot(bench.inbox / "a.png")
+    assert bench.step(path) is Outcome.BROKEN_OFF
+    assert "leaves too little" in bench.worker.recycle
+    assert bench.names == ["a.png"]
+    assert bench.journal.begin(str(path), Stamp.of(path.stat())).count == 0
     bench.journal.close()
 
 
