@@ -157,7 +157,7 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
         memory.Limits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
         log.get(),
     )
-    guard.check_start(probe.rss_mb())
+    guard.start(probe.rss_mb(), probe.data_mb())
     memory.set_ceiling(limits.hard_limit_mb, probe.data_mb())
     journal = Journal(settings.state_dir / "journal.sqlite3", log.get())
     worker = Worker(

@@ -160,13 +160,14 @@ class Guard:
         self._warned = False
         self._jobs = 0
         self._start_rss_mb = math.inf
+        self._start_data_mb = 0.0
 
-    def check_start(self, rss_mb: float) -> None:
-        """Refuse limits that the loaded process already meets: it would restart for ever.
+    def start(self, rss_mb: float, data_mb: float) -> None:
+        """Note what the loaded process uses and has reserved, and refuse limits that it already meets.
 
-        Raises `ConfigError` with the measured figure and what to set.
+        With such limits it would restart for ever. Raises `ConfigError` with the figure and what to set.
         """
-        self._start_rss_mb = rss_mb
+        self._start_rss_mb, self._start_data_mb = rss_mb, data_mb
         limit = self._limits.rss_mb
         if rss_mb >= limit * _START_SHARE:
             raise ConfigError(
@@ -176,12 +177,21 @@ class Guard:
                 "or use a smaller ocr.model.",
             )
 
-    def room_mb(self, figures: Figures, data_mb: float) -> float:
+    def room_mb(self, figures: Figures) -> float:
         """What a job may take now without crossing a limit of ours or what the machine can give (MiB)."""
         room = [self._limits.rss_mb - figures.rss_mb, figures.available_mb]
         if self._limits.hard_mb is not None:
-            room.append(self._limits.hard_mb - data_mb)
+            # What was reserved since the start and is not resident is free memory of the allocator,
+            # most of which the next job uses again: only resident growth counts.
+            grown_mb = self.recycle_gains_mb(figures.rss_mb)
+            room.append(self._limits.hard_mb - self._start_data_mb - grown_mb)
         return max(0.0, min(room))
+
+    def room_in_one_mb(self, figures: Figures, data_mb: float) -> float:
+        """The same for one large allocation, which cannot be pieced together from what was freed."""
+        if self._limits.hard_mb is None:
+            return self.room_mb(figures)
+        return max(0.0, min(self.room_mb(figures), self._limits.hard_mb - data_mb))
 
     def recycle_gains_mb(self, rss_mb: float) -> float:
         """How much more a job could take in a fresh process (MiB)."""

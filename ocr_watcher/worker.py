@@ -198,8 +198,11 @@ class Worker:
         if attempt.job.stamp.size_bytes <= self._limits.max_file_bytes:
             attempt.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         for shrink in _SHRINKS:
-            side = max(1, self._limits.max_side_px // shrink)
-            limits = replace(attempt.limits, max_side_px=side)
+            limits = replace(
+                attempt.limits,
+                max_side_px=max(1, attempt.limits.max_side_px // shrink),
+                max_page_pixels=attempt.limits.max_page_pixels / shrink**2,
+            )
             try:
                 return self._read_at(attempt, file, limits)
             except (OutOfMemoryError, MemoryError) as error:
@@ -218,7 +221,7 @@ class Worker:
         None where a fresh process would have more of it: then the page should not be made smaller here.
         """
         figures = self._memory.figures()
-        room_mb = self._guard.room_mb(figures, self._memory.data_mb())
+        room_mb = self._guard.room_mb(figures)
         base_mb, per_megapixel_mb = self._engine.page_mb()
         pixels = (room_mb - base_mb) / per_megapixel_mb * 1e6 if per_megapixel_mb else math.inf
         if pixels < self._limits.max_side_px**2:
@@ -231,7 +234,9 @@ class Worker:
                 room_mb=round(room_mb, 1),
                 max_megapixels=round(pixels / 1e6, 2),
             )
-        return replace(self._limits, max_page_pixels=pixels, max_decode_mb=room_mb)
+        # A decoder asks for its picture in one piece, and not every one says when it was refused.
+        decode_mb = self._guard.room_in_one_mb(figures, self._memory.data_mb())
+        return replace(self._limits, max_page_pixels=pixels, max_decode_mb=decode_mb)
 
     def _check_engine(self) -> None:
         """After an allocation failed inside it, see that the engine still works; recycle where not."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from PIL import Image
 
 import ocr_watcher
 from tests.support import daemon, dot, draw, error_of, sidecar_of, until, write_config
@@ -245,3 +246,44 @@ def test_a_dropped_scan_is_read(home: Path, model_store: Path, engine: str, mode
     assert document["engine"]["name"] == engine
     assert document["engine"]["model"] == model
     until(lambda: not (home / "inbox" / "scan.png.error.json").exists())
+
+
+def test_a_ceiling_is_never_passed_and_never_fatal(home: Path, model_store: Path) -> None:
+    """`memory.hard_limit_mb` 250 above the loaded process, and images that would take far more."""
+    store = {"OCR_WATCHER_MODEL_STORE": str(model_store)}
+    with daemon(home, store, real=True) as running:
+        running.wait_for("daemon.ready")
+        reserved_mb = status_mb(running.pid, "VmData")
+        running.stop()
+    ceiling_mb = int(reserved_mb) + 250
+    write_config(
+        home,
+        memory={"hard_limit_mb": ceiling_mb},
+        image={"max_megapixels": 200, "max_file_mb": 50, "max_side_px": 4000},
+    )
+    inbox = home / "inbox"
+    Image.new("RGB", (12_000, 9_000), "white").save(inbox / "page.png")
+    Image.new("L", (10_000, 10_000), 255).save(inbox / "photo.jpg")
+    Image.new("L", (10_000, 10_000), 255).save(inbox / "progressive.jpg", progressive=True)
+    with daemon(home, store, real=True) as running:
+        running.wait_for("daemon.ready")
+        until(lambda: len(list(inbox.glob("*.json"))) == 3, 60)
+        draw(inbox / "after.png", "INVOICE 12345")
+        until((inbox / "after.png.json").exists, 60)
+        assert status_mb(running.pid, "VmData") <= ceiling_mb
+        assert status_mb(running.pid, "VmHWM") <= ceiling_mb
+        assert running.stop() == 0
+    assert "12345" in sidecar_of(inbox / "after.png")["text"]
+    for name in ("page.png", "photo.jpg", "progressive.jpg"):
+        sidecar = inbox / f"{name}.json"
+        if sidecar.exists():
+            assert sidecar_of(inbox / name)["pages"][0]["scale"] < 0.4
+        else:
+            error = error_of(inbox / name)["error"]
+            assert error["code"] == "out_of_memory"
+            assert "MiB" in error["message"]
+
+
+def status_mb(pid: int, key: str) -> float:
+    rows = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()
+    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(f"{key}:"))

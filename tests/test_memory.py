@@ -97,14 +97,13 @@ def test_the_rss_limit_means_recycle_with_the_figures() -> None:
 
 def test_the_room_is_what_every_limit_leaves() -> None:
     checked = Guard(Limits(100, 300, 0, 500), Log())  # type: ignore[arg-type]
-    figures = memory.Figures(rss_mb=200, peak_rss_mb=250, available_mb=1000)
-    assert checked.room_mb(figures, data_mb=100) == 100
-    assert checked.room_mb(figures, data_mb=450) == 50
-    assert checked.room_mb(memory.Figures(400, 400, 1000), data_mb=100) == 0
-    assert checked.room_mb(memory.Figures(10, 10, 20), data_mb=100) == 20
-    assert checked.recycle_gains_mb(200) == 0
-    checked.check_start(150)
+    checked.start(rss_mb=150, data_mb=400)
+    for rss_mb, available_mb, room_mb in ((200, 1000, 50), (150, 1000, 100), (150, 20, 20), (400, 1000, 0)):
+        assert checked.room_mb(memory.Figures(rss_mb, rss_mb, available_mb)) == room_mb
+    assert checked.room_in_one_mb(memory.Figures(150, 150, 1000), data_mb=450) == 50
+    assert checked.room_in_one_mb(memory.Figures(150, 150, 1000), data_mb=600) == 0
     assert checked.recycle_gains_mb(200) == 50
+    assert checked.recycle_gains_mb(100) == 0
 
 
 def test_max_jobs_means_recycle() -> None:
@@ -114,9 +113,9 @@ def test_max_jobs_means_recycle() -> None:
 
 def test_a_limit_that_the_loaded_process_meets_is_a_configuration_error() -> None:
     checked, _ = guard(rss=300)
-    checked.check_start(200)
+    checked.start(200, 0)
     with pytest.raises(ConfigError, match=r"300.*285 MiB") as caught:
-        checked.check_start(285)
+        checked.start(285, 0)
     assert "900" in caught.value.hint
 
 
