@@ -15,7 +15,8 @@ help: ## show the targets
 
 run: models ## set everything up and watch ./inbox
 	@mkdir -p inbox
-	$(BIN)/ocr-watcher run -c $(CONFIG)
+	@# 75 means: start me again. A service manager does that; here it is this loop.
+	@while :; do $(BIN)/ocr-watcher run -c $(CONFIG); code=$$?; [ $$code -eq 75 ] || exit $$code; done
 
 test: $(INSTALLED) ## run the tests with the real engines
 	@$(BIN)/ocr-watcher models pull --all

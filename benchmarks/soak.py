@@ -59,7 +59,9 @@ def render(path: Path, number: random.Random) -> None:
         draw.text((text_px, y), line, 0, font)
         y += int(text_px * number.choice((1.3, 1.5, 2.5)))
     kind = number.choice(FORMATS)
-    image.save(path.with_suffix(f".{kind.lower()}"), kind)
+    # Uncompressed TIFFs would be over image.max_file_mb.
+    options = {"compression": "tiff_deflate"} if kind == "TIFF" else {}
+    image.save(path.with_suffix(f".{kind.lower()}"), kind, **options)
 
 
 def fill(inbox: Path, count: int, receipts: Path | None) -> None:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ocr_watcher import __version__, config
-from ocr_watcher.errors import ConfigError, ExitCode, OcrWatcherError, ServiceError
+from ocr_watcher.errors import ExitCode, OcrWatcherError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.intake import Outcome
     from ocr_watcher.once import Summary
+
+
+_MAX_SHOWN = 20  # failed files in the summary of `once`
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,7 +104,7 @@ def _run(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
 
     settings = config.load(asked.config)
-    _check_params(settings)
+    _check_ocr(settings)
     logging = settings.logging
     log.set_up(logging.level, logging.file, logging.max_mb, logging.backups)
     # After the log: its libraries warn while they are imported.
@@ -122,17 +124,18 @@ def _run(asked: argparse.Namespace) -> int:
         return ExitCode.BUG
 
 
-def _check_params(settings: Settings) -> list[str]:
-    """Mistakes in `ocr.params`, which only the engine's room knows; returns its remarks."""
-    from ocr_watcher import engine
+def _check_ocr(settings: Settings) -> list[str]:
+    """Mistakes that only the rooms of engine and models know; returns their remarks."""
+    from ocr_watcher import engine, models
 
+    models.check(settings.ocr.model, settings.ocr.engine)
     _, notes = engine.translate_params(settings.ocr.params)
     return notes
 
 
 def _check_config(asked: argparse.Namespace) -> int:
     settings = config.load(asked.config)
-    notes = _check_params(settings)
+    notes = _check_ocr(settings)
     print(config.effective(settings), end="")
     for note in notes:
         print(f"# note: {note}")
@@ -143,7 +146,7 @@ def _once(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
 
     settings = config.load(asked.config)
-    _check_params(settings)
+    _check_ocr(settings)
     on_terminal = sys.stderr.isatty()
     inside = [path for path in asked.paths if _is_in_an_inbox(path, settings)]
     locked = not asked.paths or bool(inside)
@@ -196,12 +199,10 @@ class _Bar:
         self._bar.set_postfix_str(_printable(Path(path).name)[:40], refresh=False)
         self._bar.refresh()
 
-    def end(self, path: str, outcome: Outcome, left: int) -> None:
+    def end(self, path: str, left: int) -> None:  # noqa: ARG002 - the protocol's
         self._ended += 1
         self._bar.total = self._ended + left
         self._bar.update(1)
-        if outcome.value in ("failed", "retry"):
-            self._bar.write(f"failed: {_printable(path)}", file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()
@@ -222,12 +223,10 @@ def _print_summary(summary: Summary) -> None:
     parts.append(f"{len(summary.failed)} failed")
     rate = f", {summary.elapsed_s / summary.done:.2f} s each" if summary.done else ""
     print(f"{', '.join(parts)} in {summary.elapsed_s:.1f} s{rate}")
-    for path in summary.failed[:20]:
-        print(f"  failed: {_printable(path)}")
-    if len(summary.failed) > 20:
-        print(f"  … and {len(summary.failed) - 20} more")
-    if summary.failed:
-        print("Each failed image has an .error.json beside it that says why, where one could be written.")
+    for path, why in list(summary.failed.items())[:_MAX_SHOWN]:
+        print(f"  failed: {_printable(path)}: {_printable(why)}")
+    if len(summary.failed) > _MAX_SHOWN:
+        print(f"  … and {len(summary.failed) - _MAX_SHOWN} more; their .error.json files say why")
 
 
 def _doctor(asked: argparse.Namespace) -> int:
@@ -256,11 +255,14 @@ def _models_pull(asked: argparse.Namespace) -> int:
     settings = config.load(asked.config)
     names = list(models.CATALOGUE) if asked.all else asked.names or [settings.ocr.model]
     if not asked.names and not asked.all and settings.ocr.model not in models.CATALOGUE:
-        raise ConfigError(
-            f"ocr.model is {settings.ocr.model}, which is not in the catalogue",
-            hint="PaddleOCR downloads such a model itself at the first start; or name one of: "
-            + ", ".join(models.CATALOGUE),
+        models.check(settings.ocr.model, settings.ocr.engine)
+        where = (
+            "its own folder"
+            if os.sep in settings.ocr.model
+            else "PaddleOCR's own download, at the first start"
         )
+        print(f"nothing to pull: {settings.ocr.model} comes from {where}")
+        return ExitCode.OK
     brought = models.pull(
         names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
     )

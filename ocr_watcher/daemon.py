@@ -53,6 +53,9 @@ def make_engine(settings: Settings) -> engine.Engine:
     """Load the configured engine. Raises `ServiceError`."""
     memory.apply_environment(settings.memory.env)
     ocr = settings.ocr
+    _, notes = engine.translate_params(ocr.params)
+    for note in notes:
+        log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
     return engine.create(ocr.engine, spec, ocr.threads, ocr.params)
 
@@ -62,7 +65,7 @@ def check_inboxes(settings: Settings) -> None:
     for inbox in settings.watch.inbox:
         if not inbox.is_dir():
             raise UnavailableError(
-                f"the inbox {inbox} is missing",
+                f"the inbox {inbox} is {'not a folder' if inbox.exists() else 'missing'}",
                 hint="Create it, mount it, or correct watch.inbox. It is never created for you: "
                 "an unmounted share must not turn into an empty folder.",
             )
@@ -159,6 +162,8 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
     )
     guard.start(probe.rss_mb(), probe.data_mb())
     memory.set_ceiling(limits.hard_limit_mb, probe.data_mb())
+    with suppress(OSError):  # the journal says so itself where it cannot be written
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
     journal = Journal(settings.state_dir / "journal.sqlite3", log.get())
     worker = Worker(
         reader,
@@ -427,7 +432,7 @@ class Daemon:
 
     def _look_after(self, parts: _Parts) -> None:
         """Notice what would otherwise sit there doing nothing."""
-        if not parts.consumer.is_alive():
+        if not parts.consumer.is_alive() and not parts.line.worker.recycle:
             self._log.error("daemon.thread_died", thread="consumer", exc_info=self._consumer_error)
             self._stop("the consumer thread died", ExitCode.BUG)
         elif not parts.watcher.is_alive():

@@ -318,9 +318,7 @@ def create(engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any]
         ConfigError: `params` holds what cannot be passed on.
         UnavailableError: a library is missing or known to be bad, or PaddleOCR refuses to start.
     """
-    kwargs, notes = translate_params(params)
-    for note in notes:
-        logger.info(note)
+    kwargs, _ = translate_params(params)
     threads = kwargs.pop("cpu_threads", threads) or usable_cpus()
     own = {name: kwargs.pop(name) for name in _PADDLE_ONLY_PARAMS if name in kwargs}
     if engine == "paddle":

@@ -115,6 +115,7 @@ class Intake:
         # path -> hash of the version whose record was read: a rescan of 100,000 finished files
         # must not read 100,000 records again
         self._known: dict[str, int] = {}
+        self.failed: set[str] = set()  # of these, the ones whose record is an error record
         self._told: set[str] = set()
         self._queue_full = False
         self.rescan_due = False
@@ -155,7 +156,10 @@ class Intake:
         folder, name = os.path.split(path)
         image = sidecar.image_of(name)
         if image is not None:
-            self.notice(os.path.join(folder, image))
+            path = os.path.join(folder, image)
+            if path in self._waiting:  # it may be what stood in the way: do not wait any longer
+                self._waiting[path].pause_until = 0.0
+            self.notice(path)
 
     def found(self, found: Found) -> bool:
         """The scan met a file: True where its record says that it is done or has failed for good."""
@@ -173,6 +177,7 @@ class Intake:
     def forget_known_except(self, seen: set[int]) -> None:
         """After a whole scan: drop what is known of files that are no more (`seen`: hashes of paths)."""
         self._known = {path: stamp for path, stamp in self._known.items() if hash(path) in seen}
+        self.failed.intersection_update(self._known)
 
     # -- judging -------------------------------------------------------------------------------
 
@@ -205,7 +210,7 @@ class Intake:
             return
         self._retries.pop(path, None)
         if outcome in (Outcome.DONE, Outcome.FAILED):
-            self._known[path] = hash(job.stamp)
+            self._remember(path, job.stamp, failed=outcome is Outcome.FAILED)
             status = self._stat(path)
             if status is not None and Stamp.of(status) != job.stamp:
                 self.notice(path)  # replaced since
@@ -245,10 +250,15 @@ class Intake:
         heapq.heappush(self._heap, (until, next(self._ties), path))
 
     def _is_settled_by_record(self, path: str, stamp: Stamp) -> bool:
-        if self._lookup(path, stamp) not in (State.DONE, State.FAILED):
+        state = self._lookup(path, stamp)
+        if state not in (State.DONE, State.FAILED):
             return False
-        self._known[path] = hash(stamp)
+        self._remember(path, stamp, failed=state is State.FAILED)
         return True
+
+    def _remember(self, path: str, stamp: Stamp, *, failed: bool) -> None:
+        self._known[path] = hash(stamp)
+        (self.failed.add if failed else self.failed.discard)(path)
 
     # -- names ---------------------------------------------------------------------------------
 

@@ -57,8 +57,11 @@ def _escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> 
 
 
 def _dumps(event: EventDict, **_: Any) -> str:  # noqa: ANN401 - structlog passes its own options
-    # ASCII only: a line can then be cut, grepped and shown anywhere.
-    return json.dumps(event, default=repr)
+    # Names as they are, so that grep finds them; but no control or direction character gets through.
+    line = json.dumps(event, default=repr, ensure_ascii=False)
+    return (
+        line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+    )
 
 
 def _order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -103,7 +106,9 @@ def set_up(
     screen = logging.StreamHandler(stream)
     if stream.isatty():
         screen.setFormatter(
-            _formatter(_escape_controls, structlog.dev.ConsoleRenderer(colors=True, pad_event_to=20))
+            _formatter(
+                _escape_controls, structlog.dev.ConsoleRenderer(colors=True, pad_event_to=16, sort_keys=False)
+            )
         )
     else:
         screen.setFormatter(lines)

@@ -478,10 +478,11 @@ def resolve(
         ConfigError: this model does not work with this engine, or cannot be a model name.
         UnavailableError: files are missing or damaged; the message lists them.
     """
+    check(model, engine, catalogue=catalogue)
     if os.sep in model or (model not in catalogue and Path(model).is_dir()):
         return _from_folder(Path(model), engine)
     if model in catalogue:
-        return _from_store(catalogue[model], store, engine, catalogue)
+        return _from_store(catalogue[model], store, catalogue)
     if _PIPELINE_VERSION.fullmatch(model):
         kwargs = {"ocr_version": model} | ({"lang": lang} if lang else {})
         return ModelSpec(model, "paddleocr", MappingProxyType(kwargs))
@@ -494,13 +495,25 @@ def resolve(
     return ModelSpec(model, "paddleocr", MappingProxyType(names))
 
 
-def _from_store(model: Model, store: Path, engine: str, catalogue: Mapping[str, Model]) -> ModelSpec:
-    if engine not in model.engines:
-        others = [other.name for other in catalogue.values() if engine in other.engines]
-        raise ConfigError(
-            f"ocr.model: {model.name} works with ocr.engine {' or '.join(model.engines)}, not {engine}",
-            hint=f"With ocr.engine {engine} use ocr.model {' or '.join(others)}." if others else None,
-        )
+def check(model: str, engine: str, *, catalogue: Mapping[str, Model] = CATALOGUE) -> None:
+    """Refuse a setting `ocr.model` that cannot work with `engine`, as far as that shows without loading.
+
+    Raises:
+        ConfigError: the engine is another one's, or the name is nearly that of a catalogue model.
+    """
+    if model in catalogue:
+        if engine not in catalogue[model].engines:
+            others = [other.name for other in catalogue.values() if engine in other.engines]
+            engines = " or ".join(catalogue[model].engines)
+            raise ConfigError(
+                f"ocr.model: {model} works with ocr.engine {engines}, not {engine}",
+                hint=f"With ocr.engine {engine} use ocr.model {' or '.join(others)}." if others else None,
+            )
+    elif os.sep not in model and (close := difflib.get_close_matches(model, catalogue, n=1, cutoff=0.9)):
+        raise ConfigError(f"ocr.model: there is no model {model!r}", hint=f"Did you mean {close[0]}?")
+
+
+def _from_store(model: Model, store: Path, catalogue: Mapping[str, Model]) -> ModelSpec:
     if problems := verify(model.name, store, catalogue=catalogue):
         absent = not (store / model.name).is_dir()
         detail = f"is not in the model store {store}" if absent else "is damaged:\n" + "\n".join(problems)
@@ -513,7 +526,10 @@ def _from_store(model: Model, store: Path, engine: str, catalogue: Mapping[str, 
 
 def _from_folder(folder: Path, engine: str) -> ModelSpec:
     if not folder.is_dir():
-        raise UnavailableError(f"ocr.model: there is no folder {folder}")
+        raise UnavailableError(
+            f"ocr.model: there is no folder {folder}",
+            hint="Correct ocr.model: a folder with the sub-folders det and rec, or a model's name.",
+        )
     parts: dict[str, tuple[str, Path]] = {}
     problems: list[str] = []
     for part in PARTS:

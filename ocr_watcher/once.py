@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from ocr_watcher.config import Settings
 
 
+FAILED_BEFORE = "it failed before; its error record says why, delete the record to try again"
+
+
 class Progress(Protocol):
     """What is told while the work goes on."""
 
     def begin(self, path: str) -> None:
         """Work on `path` starts."""
 
-    def end(self, path: str, outcome: Outcome, left: int) -> None:
-        """It ended; at least `left` files remain."""
+    def end(self, path: str, left: int) -> None:
+        """It ended, well or not; at least `left` files remain."""
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Summary:
 
     done: int = 0
     current: int = 0  # had their record already
-    failed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # path -> why
     elapsed_s: float = 0.0
     recycle: str = ""  # why it ended before all was done
 
@@ -66,7 +69,7 @@ class _Drain:
         self._progress = progress
         self._queue: deque[Job] = deque()
         self._done = 0
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}
         self._intake = Intake(
             settings.watch.inbox,
             line.rules,
@@ -87,7 +90,9 @@ class _Drain:
                 current = scan.current
             self._empty()
             if not self._intake.rescan_due or self._line.worker.recycle:
-                return Summary(self._done, current, sorted(self._failed), recycle=self._line.worker.recycle)
+                before = dict.fromkeys(self._intake.failed - self._failed.keys(), FAILED_BEFORE)
+                failed = dict(sorted((before | self._failed).items()))
+                return Summary(self._done, current - len(before), failed, recycle=self._line.worker.recycle)
 
     def _offer(self, job: Job) -> bool:
         if len(self._queue) >= self._settings.queue.max_size:
@@ -111,21 +116,25 @@ class _Drain:
         # A cause that lasts is not waited for: to the intake, the file is gone.
         self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
         self._done += outcome is Outcome.DONE
+        self._failed.pop(job.path, None)
         if outcome in (Outcome.FAILED, Outcome.RETRY):
-            self._failed.add(job.path)
-        else:
-            self._failed.discard(job.path)
+            self._failed[job.path] = _why(self._line)
 
 
 def _do(line: Line, job: Job, progress: Progress, *, left: int) -> Outcome:
     """Try one job as often as it may be tried."""
     progress.begin(job.path)
     for _ in range(line.max_attempts):
-        outcome = line.worker.step(job, left)
+        outcome = line.worker.step(job, lambda: left)
         if outcome is not Outcome.RETRY:
             break
-    progress.end(job.path, outcome, left)
+    progress.end(job.path, left)
     return outcome
+
+
+def _why(line: Line) -> str:
+    """Why the last job failed, in words."""
+    return str(line.worker.last_error or "")
 
 
 def do_files(
@@ -143,7 +152,7 @@ def do_files(
             if outcome is Outcome.DONE:
                 summary.done += 1
             else:
-                summary.failed.append(job.path)
+                summary.failed[job.path] = _why(line)
     finally:
         line.close()
     summary.elapsed_s = time.monotonic() - started
@@ -163,24 +172,18 @@ def _jobs(line: Line, paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
                 status = os.lstat(root / member.name)
             except OSError as error:
                 log.get().warning("file.vanished", path=str(member), message=error.strerror)
-                summary.failed.append(str(member))
+                summary.failed[str(member)] = error.strerror or str(error)
                 continue
             if not Path(root / member.name).is_file() or member.is_symlink():
-                log.get().warning(
-                    "file.ignored", path=str(member), reason=f"it is {kind_of(status.st_mode)}, not a file"
-                )
-                summary.failed.append(str(member))
+                reason = f"it is {kind_of(status.st_mode)}, not a file"
+                log.get().warning("file.ignored", path=str(member), reason=reason)
+                summary.failed[str(member)] = reason
                 continue
             stamp = Stamp.of(status)
             match sidecar.lookup(str(root / member.name), stamp):
                 case State.DONE:
                     summary.current += 1
                 case State.FAILED:
-                    log.get().warning(
-                        "file.failed_before",
-                        path=str(member),
-                        hint="Its error record says why; delete the record to try again.",
-                    )
-                    summary.failed.append(str(member))
+                    summary.failed[str(member)] = FAILED_BEFORE
                 case _:
                     yield Job(root, (), member.name, stamp, settled=True, queued_at=time.monotonic())

@@ -256,6 +256,13 @@ def page_json(page: Page, lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
+def check_place(folder: int, image: str) -> None:
+    """Raise `OutputExistsError` where somebody else's file has the sidecar's name."""
+    own = names(image)
+    if _is_foreign(folder, own.sidecar):
+        raise OutputExistsError(f"{printable(own.sidecar)} exists and is not a sidecar of ocr-watcher")
+
+
 def write_ok(
     folder: int,
     source: Source,
@@ -272,9 +279,8 @@ def write_ok(
     Raises `OutputError` where the folder cannot be written, `OutputExistsError` where somebody
     else's file is in the way.
     """
+    check_place(folder, source.name)
     own = names(source.name)
-    if _is_foreign(folder, own.sidecar):
-        raise OutputExistsError(f"{printable(own.sidecar)} exists and is not a sidecar of ocr-watcher")
     document = {
         "schema": SCHEMA,
         "status": "ok",

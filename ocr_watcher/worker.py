@@ -109,6 +109,7 @@ class Worker:
         self._log = log
         self._clock = clock
         self.in_hand: InHand | None = None
+        self.last_error: FileError | None = None  # of the last job that ended with one
         self.recycle = ""  # why the process should start afresh, once it should
 
     def run(
@@ -119,11 +120,14 @@ class Worker:
     ) -> None:
         """Do jobs until None comes, `stopping()` says so or `recycle` is set. A job in hand is finished."""
         while not stopping() and not self.recycle and (job := jobs.get()) is not None:
-            outcome = Outcome.BROKEN_OFF if stopping() else self.step(job, jobs.qsize())
+            outcome = Outcome.BROKEN_OFF if stopping() else self.step(job, jobs.qsize)
             completed(job, outcome)
 
-    def step(self, job: Job, queue_depth: int = 0) -> Outcome:
-        """Take one image down the line. Everything that a file can cause ends in the log and in a record."""
+    def step(self, job: Job, queue_depth: Callable[[], int] = int) -> Outcome:
+        """Take one image down the line. Everything that a file can cause ends in the log and in a record.
+
+        `queue_depth` tells how many wait behind it, for the log.
+        """
         limits = self._within_memory(job.path)
         if limits is None:
             self.recycle = (
@@ -150,9 +154,10 @@ class Worker:
             self._memory.give_back()
             self.recycle = self.recycle or self._guard.after_job(self._memory.rss_mb())
 
-    def _read_and_write(self, attempt: _Attempt, folder: int, queue_depth: int) -> Outcome:
+    def _read_and_write(self, attempt: _Attempt, folder: int, queue_depth: Callable[[], int]) -> Outcome:
         job = attempt.job
         try:
+            sidecar.check_place(folder, job.name)  # before the work, not after it
             with open_file(folder, job.name) as file:
                 like = os.fstat(file.fileno())
                 if Stamp.of(like) != job.stamp:
@@ -189,7 +194,7 @@ class Worker:
             **{f"{key}_ms": figures["timing_ms"][key] for key in ("queued", "load", "ocr")},
             rss_mb=figures["memory_mb"]["rss_after"],
             rss_delta_mb=round(figures["memory_mb"]["rss_after"] - attempt.rss_before, 1),
-            queue_depth=queue_depth,
+            queue_depth=queue_depth(),
         )
         return Outcome.DONE
 
@@ -295,6 +300,7 @@ class Worker:
     def _failed(self, attempt: _Attempt, error: FileError, folder: int | None) -> Outcome:
         """End an attempt that brought no result: with a record, with another try, or with nothing."""
         job = attempt.job
+        self.last_error = error
         if isinstance(error, VanishedError):
             self._journal.end(job.path)
             self._log.info("file.vanished", path=job.path, message=str(error))

@@ -114,9 +114,12 @@ def test_once_tells_failures_apart(home: Path) -> None:
     result = run(home, "once", FAKE_RAISE="77")
     assert result.returncode == 3
     assert result.stdout.startswith("1 done, 2 failed")
-    assert "bad.png" in result.stdout
+    assert "bad.png: " in result.stdout
     assert error_of(home / "inbox" / "bad.png")["error"]["code"] == "unsupported_format"
     assert error_of(home / "inbox" / "hard.png")["error"]["attempts"] == 3
+    again = run(home, "once")
+    assert again.returncode == 3  # they have not become good by being old
+    assert again.stdout.startswith("0 done, 1 already done, 2 failed")
 
 
 def test_once_does_more_than_the_queue_holds(home: Path) -> None:
@@ -182,9 +185,9 @@ def test_once_shows_a_progress_bar_on_a_terminal(home: Path) -> None:
     output, _ = process.communicate()
     assert process.returncode == 3
     assert b"4/4" in shown
-    assert b"failed: " in shown
     assert b'"event"' not in shown
     assert output.startswith(b"3 done, 1 failed")
+    assert b"bad.png: " in output
     assert "ocr.done" in (home / "log" / "log").read_text()
 
 

@@ -91,7 +91,7 @@ def test_an_image_becomes_a_sidecar_and_a_log_line(bench: Bench) -> None:
     bench.engine.on_read = slow
     job = bench.job(path)
     bench.clock.pass_(2.0)
-    assert bench.worker.step(job, queue_depth=7) is Outcome.DONE
+    assert bench.worker.step(job, queue_depth=lambda: 7) is Outcome.DONE
     document = sidecar_of(path)
     assert document["text"] == "hello"
     assert document["source"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
