@@ -180,7 +180,7 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/users/somebody")
     folder = tmp_path / "etc"
     folder.mkdir()
     (folder / "c.yaml").write_text(
@@ -191,7 +191,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     )
     settings = load(Path("etc/c.yaml"))
     assert settings.source == folder / "c.yaml"
-    assert settings.watch.inbox == (folder / "a", tmp_path / "b", Path("/home/somebody/c"), Path("/d"))
+    assert settings.watch.inbox == (folder / "a", tmp_path / "b", Path("/users/somebody/c"), Path("/d"))
     assert settings.ocr.model == str(folder / "m")
     assert settings.ocr.model_store == folder / "store"
     assert settings.logging.file == folder / "x.log"
@@ -205,32 +205,32 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("models/mine", "{here}/models/mine"),
         ("/srv/m", "/srv/m"),
         (".", "{here}"),
-        ("~/m", "/home/somebody/m"),
+        ("~/m", "/users/somebody/m"),
         ("./~m", "{here}/~m"),
     ],
 )
 def test_a_model_that_looks_like_a_path_is_a_folder(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, model: str, expected: str
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/users/somebody")
     assert load(write(f"ocr: {{model: '{model}'}}")).ocr.model == expected.format(here=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, "/home/somebody/.cache/ocr-watcher/models"),
+        ({}, "/users/somebody/.cache/ocr-watcher/models"),
         ({"XDG_CACHE_HOME": "/cache"}, "/cache/ocr-watcher/models"),
-        ({"XDG_CACHE_HOME": "relative"}, "/home/somebody/.cache/ocr-watcher/models"),
+        ({"XDG_CACHE_HOME": "relative"}, "/users/somebody/.cache/ocr-watcher/models"),
         ({"XDG_CACHE_HOME": "/cache", "OCR_WATCHER_MODEL_STORE": "/models"}, "/models"),
-        ({"OCR_WATCHER_MODEL_STORE": "~/models"}, "/home/somebody/models"),
+        ({"OCR_WATCHER_MODEL_STORE": "~/models"}, "/users/somebody/models"),
         ({"OCR_WATCHER_MODEL_STORE": "models"}, "{here}/models"),
     ],
 )
 def test_the_model_store_comes_from_the_environment_when_it_is_not_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
 ) -> None:
-    for name, value in ({"HOME": "/home/somebody"} | environment).items():
+    for name, value in ({"HOME": "/users/somebody"} | environment).items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "etc"
     folder.mkdir()
