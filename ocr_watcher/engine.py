@@ -350,8 +350,8 @@ def create(engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any]
 
 def _onnxruntime_config(threads: int) -> dict[str, Any]:
     return {
-        # With the arena and memory patterns on, RSS grows to 1078 MB; off, it stays at 376 MB at the same
-        # speed (40 receipts, PP-OCRv6_small).
+        # With the arena and memory patterns on, 634 MiB stay after eight receipts; off, 246
+        # (docs/memory.md).
         "enable_cpu_mem_arena": False,
         "enable_mem_pattern": False,
         "intra_op_num_threads": threads,
