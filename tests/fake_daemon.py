@@ -2,7 +2,8 @@
 
 What the engine does comes from the environment: `FAKE_READ_S` is how long it takes over an image;
 a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT` or `FAKE_RAISE` makes it misbehave over images
-of that width (px); `FAKE_LEAK_MB` is lost at every image.
+of that width (px); `FAKE_LEAK_MB` is lost at every image. A file `reading` in the working folder says
+that an image is in hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocr_watcher import cli, daemon
@@ -29,6 +31,7 @@ _lost: list[bytearray] = []
 class _Scripted(FakeEngine):
     def read(self, bgr: NDArray[np.uint8]) -> object:
         width = str(bgr.shape[1])
+        Path("reading").touch()
         time.sleep(float(os.environ.get("FAKE_READ_S", "0")))
         if leak := int(os.environ.get("FAKE_LEAK_MB", "0")):
             _lost.append(bytearray(os.urandom(1)) * (leak << 20))

@@ -187,6 +187,7 @@ def test_a_signal_finishes_the_file_in_hand(home: Path, number: signal.Signals) 
         dot(home / "inbox" / f"{count}.png")
     with daemon(home, {"FAKE_READ_S": "0.5"}) as running:
         running.wait_for("file.queued", 10)
+        until((home / "reading").exists)
         running.signal(number)
         assert running.wait() == 0
         done = running.events("ocr.done")
@@ -209,8 +210,8 @@ def test_a_second_signal_leaves_at_once_and_the_file_is_not_blamed(home: Path) -
     dot(home / "inbox" / "a.png", (77, 10))
     for _ in range(4):
         with daemon(home, {"FAKE_HANG": "77"}) as running:
-            running.wait_for("file.queued")
-            until((home / ".ocr-watcher" / "journal.sqlite3").exists)
+            until((home / "reading").exists)
+            (home / "reading").unlink()
             running.signal(signal.SIGTERM)
             running.wait_for("daemon.stopping")
             running.signal(signal.SIGTERM)

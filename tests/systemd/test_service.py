@@ -119,8 +119,9 @@ def service(installed: Service) -> Iterator[Service]:
     for folder in (INBOX, "/var/log/ocr-watcher"):
         for path in machine.path(folder).iterdir():
             path.unlink()
-    for path in machine.path("/var/lib/ocr-watcher").glob("journal*"):
-        path.unlink()
+    for name in ("journal*", "reading"):
+        for path in machine.path("/var/lib/ocr-watcher").glob(name):
+            path.unlink()
 
 
 def test_it_starts_at_boot_says_ready_and_reads(service: Service, tmp_path: Path) -> None:
@@ -241,6 +242,7 @@ def test_a_stop_finishes_the_file_in_hand(service: Service, tmp_path: Path) -> N
     for number in range(5):
         service.drop(dot(tmp_path / f"{number}.png"))
     until(lambda: len(service.events("file.queued")) == 5)
+    until(service.machine.path("/var/lib/ocr-watcher/reading").exists)
     assert service.machine.call("systemctl", "stop", UNIT).returncode == 0
     assert service.state == "inactive"
     assert len(service.records()) == len(service.events("ocr.done")) == 1
