@@ -62,7 +62,7 @@ class Container:
         until(lambda: children.read_text().split(), 30)
         self._leader = int(children.read_text().split()[0])
         until(
-            lambda: self.call("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"), 60
+            lambda: self.call("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"), 180
         )
 
     def call(self, *command: str) -> subprocess.CompletedProcess[str]:

@@ -242,7 +242,6 @@ def test_a_stop_finishes_the_file_in_hand(service: Service, tmp_path: Path) -> N
     for number in range(5):
         service.drop(dot(tmp_path / f"{number}.png"))
     until(lambda: len(service.events("file.queued")) == 5)
-    until(service.machine.path("/var/lib/ocr-watcher/reading").exists)
     assert service.machine.call("systemctl", "stop", UNIT).returncode == 0
     assert service.state == "inactive"
     assert len(service.records()) == len(service.events("ocr.done")) == 1
