@@ -145,7 +145,7 @@ def plot(result: dict[str, Any], limit_mb: int, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - only wanted here
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - as above, and only after use()
 
     figure, axes = plt.subplots(figsize=(9, 4))
     count = range(1, len(result["samples"]) + 1)

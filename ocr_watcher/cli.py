@@ -157,7 +157,7 @@ def _once(asked: argparse.Namespace) -> int:
         settings.logging.max_mb,
         settings.logging.backups,
         # On a terminal the bar shows what goes on; the details are in the file.
-        stream=open(os.devnull, "w", encoding="utf-8") if on_terminal else sys.stderr,  # noqa: SIM115
+        stream=open(os.devnull, "w", encoding="utf-8") if on_terminal else sys.stderr,  # noqa: SIM115 - lives as long as the process
     )
     from ocr_watcher import daemon, once
 
