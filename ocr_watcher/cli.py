@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,19 @@ def _parser() -> argparse.ArgumentParser:
     once.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of images")
     verb("check-config", _check_config, "print the effective settings, or every mistake in them")
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
+    status = verb("status", _status, "tell what the service is doing, and how far it is")
+    status.add_argument("--json", action="store_true", help="one JSON object")
+    retry = verb("retry", _retry, "forget the failure of files, so that they are tried again")
+    which = retry.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "paths",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="images, their error records, or folders",
+    )
+    which.add_argument("--all", action="store_true", help="every file that failed")
     models = _Parser(add_help=False)
     store = verbs.add_parser("models", help="the model store", description="The model store.")
     actions = store.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
@@ -159,14 +173,14 @@ def _once(asked: argparse.Namespace) -> int:
         # On a terminal the bar shows what goes on; the details are in the file.
         stream=open(os.devnull, "w", encoding="utf-8") if on_terminal else sys.stderr,  # noqa: SIM115 - lives as long as the process
     )
-    from ocr_watcher import daemon, once
+    from ocr_watcher import daemon, lock, once
 
     bar = _Bar(enabled=on_terminal)
     with contextlib.ExitStack() as held:
         if not asked.paths:
             daemon.check_inboxes(settings)
         if locked:
-            held.enter_context(daemon.hold_lock(settings))
+            held.enter_context(lock.hold_lock(settings))
         held.callback(bar.close)
         if asked.paths:
             summary = once.do_files(settings, daemon.make_engine, asked.paths, bar)
@@ -196,7 +210,9 @@ class _Bar:
         self._ended = 0
 
     def begin(self, path: str) -> None:
-        self._bar.set_postfix_str(_printable(Path(path).name)[:40], refresh=False)
+        from ocr_watcher.log import one_line
+
+        self._bar.set_postfix_str(one_line(Path(path).name)[:40], refresh=False)
         self._bar.refresh()
 
     def end(self, path: str, left: int) -> None:  # noqa: ARG002 - the protocol's
@@ -208,15 +224,9 @@ class _Bar:
         self._bar.close()
 
 
-def _printable(text: str) -> str:
-    return (
-        os.fsencode(text).decode("utf-8", "backslashreplace").encode("unicode_escape").decode("ascii")
-        if not (text.isprintable())
-        else text
-    )
-
-
 def _print_summary(summary: Summary) -> None:
+    from ocr_watcher.log import one_line
+
     parts = [f"{summary.done} done"]
     if summary.current:
         parts.append(f"{summary.current} already done")
@@ -224,7 +234,7 @@ def _print_summary(summary: Summary) -> None:
     rate = f", {summary.elapsed_s / summary.done:.2f} s each" if summary.done else ""
     print(f"{', '.join(parts)} in {summary.elapsed_s:.1f} s{rate}")
     for path, why in list(summary.failed.items())[:_MAX_SHOWN]:
-        print(f"  failed: {_printable(path)}: {_printable(why)}")
+        print(f"  failed: {one_line(path)}: {one_line(why)}")
     if len(summary.failed) > _MAX_SHOWN:
         print(f"  … and {len(summary.failed) - _MAX_SHOWN} more; their .error.json files say why")
 
@@ -233,6 +243,33 @@ def _doctor(asked: argparse.Namespace) -> int:
     from ocr_watcher import doctor
 
     return doctor.main(config.load(asked.config))
+
+
+def _status(asked: argparse.Namespace) -> int:
+    from ocr_watcher import status
+
+    document = status.collect(config.load(asked.config))
+    if asked.json:
+        print(json.dumps(document))
+    else:
+        print("\n".join(status.in_words(document)))
+    return ExitCode.OK
+
+
+def _retry(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log, retry
+    from ocr_watcher.log import one_line
+
+    settings = config.load(asked.config)
+    log.set_up(settings.logging.level, None, settings.logging.max_mb, settings.logging.backups)
+    outcome = retry.forget(settings, None if asked.all else asked.paths)
+    for path in outcome.again:
+        print(f"tried again: {one_line(path)}")
+    for path, why in outcome.refused.items():
+        print(f"not tried again: {one_line(path)}: {one_line(why)}", file=sys.stderr)
+    if not outcome.again and not outcome.refused:
+        print("no file has failed")
+    return ExitCode.SOME_FAILED if outcome.refused else ExitCode.OK
 
 
 def _models_list(asked: argparse.Namespace) -> int:

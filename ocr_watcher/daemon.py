@@ -7,29 +7,30 @@ in as a factory, so that tests run the real daemon on a fake one.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import select
 import signal
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import psutil
+
 from ocr_watcher import __version__, engine, log, memory, models, sidecar, watch
-from ocr_watcher.errors import ExitCode, UnavailableError
-from ocr_watcher.health import Counters, Notifier
+from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError, UnavailableError, VanishedError
+from ocr_watcher.health import Counters, Notifier, StatusFile
 from ocr_watcher.image import Limits
 from ocr_watcher.intake import Intake, Job, Outcome
 from ocr_watcher.journal import Journal
+from ocr_watcher.lock import hold_lock
 from ocr_watcher.ready import Rules
-from ocr_watcher.worker import Worker
+from ocr_watcher.worker import Failure, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from ocr_watcher.config import Settings
 
@@ -74,62 +75,6 @@ def check_inboxes(settings: Settings) -> None:
                 f"the inbox {inbox} cannot be read and written by this user",
                 hint="Results are written next to the images: give the user read and write permission.",
             )
-
-
-@contextmanager
-def hold_lock(settings: Settings) -> Iterator[None]:
-    """Be the only instance on this state folder and on each inbox.
-
-    Raises `UnavailableError` naming the process that is already there.
-    """
-    state = settings.state_dir
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        own = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot write the state folder {state}: {error.strerror}",
-            hint="Set state_dir to a folder that the service may write.",
-        ) from error
-    held = [own]
-    try:
-        _lock(own, own, state)
-        for inbox in settings.watch.inbox:
-            held.append(os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            _lock(held[-1], own, inbox)
-        os.ftruncate(own, 0)
-        os.pwrite(own, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        for fd in held:
-            os.close(fd)
-
-
-def _lock(fd: int, own: int, what: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(own, 32, 0).decode("ascii", "replace").strip() if fd == own else lock_holder(fd)
-        raise UnavailableError(
-            f"another instance already works on {what}" + (f" (process {holder})" if holder else ""),
-            hint="Stop it first, or give this one its own watch.inbox and state_dir.",
-        ) from None
-    except OSError as error:
-        if fd == own:
-            raise UnavailableError(f"cannot lock {what}: {error.strerror}") from error
-        # Some network file systems lock no folders; the lock on the state folder remains.
-
-
-def lock_holder(fd: int) -> str:
-    """The process that holds a flock on the open file, from /proc/locks; "" where it is not told."""
-    status = os.fstat(fd)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as rows:
-        for row in rows:
-            fields = row.split()
-            if "FLOCK" in fields and device in fields:
-                return fields[fields.index("FLOCK") + 3]
-    return ""
 
 
 @dataclass(frozen=True)
@@ -271,6 +216,8 @@ class Daemon:
         self._consumer_error: BaseException | None = None
         self._counters = Counters()
         self._notifier = Notifier(os.environ, time.monotonic)
+        self._status_file = StatusFile(settings.state_dir / "status.json")
+        self._status: dict[str, Any] = {}
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -281,7 +228,16 @@ class Daemon:
         try:
             check_inboxes(self._settings)
             with hold_lock(self._settings):
-                self._live()
+                self._begin_status()
+                try:
+                    self._live()
+                except ServiceError as error:
+                    self._end_status(str(error), error.exit_code)
+                    raise
+                except BaseException as error:
+                    self._end_status(f"unexpected {type(error).__name__}: {error}", ExitCode.BUG)
+                    raise
+                self._end_status(self._stop_reason, self._exit_code)
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
@@ -327,7 +283,19 @@ class Daemon:
         self._shut_down(parts)
 
     def _loop(self, parts: _Parts) -> None:
-        """The main thread's work, in turns short enough for signals."""
+        """The main thread's work until there is a reason to stop."""
+        while not self._stop_reason:
+            try:
+                self._turns(parts)
+            except MemoryError:
+                # The job in hand may have taken all there is, under memory.hard_limit_mb. What was
+                # lost of the settling files is on the disk.
+                parts.intake.start_over()
+                self._log.warning("daemon.out_of_memory", message="looking at the inbox again in a second")
+                time.sleep(1)
+
+    def _turns(self, parts: _Parts) -> None:
+        """Turns short enough for signals."""
         settings, line, intake = self._settings, parts.line, parts.intake
         scan: Scan | None = Scan(settings, line.rules, intake)
         first = True
@@ -352,6 +320,7 @@ class Daemon:
                     intake.rescan_due = True
                 self._look_after(parts)
                 self._notifier.status(self._in_words(parts))
+                self._tell_status(parts, also_figures=now >= next_stats)
             if now >= next_stats:
                 next_stats = now + settings.memory.stats_interval_s
                 self._stats(parts)
@@ -383,6 +352,8 @@ class Daemon:
             if in_hand is not None:
                 line.journal.forgive(in_hand.path)  # not the file's fault
             self._abandon(in_hand.path if in_hand else None)
+        self._take(parts.events, parts.intake)
+        self._tell_status(parts, also_figures=True)
         line.close()
 
     def _abandon(self, path: str | None) -> None:
@@ -390,6 +361,7 @@ class Daemon:
         self._log.warning(
             "daemon.abandoned", path=path, message="not finished in time: the next start does it"
         )
+        self._end_status(self._stop_reason, self._exit_code)
         self._log.info("daemon.exiting", reason=self._stop_reason, exit_code=int(self._exit_code))
         log.flush()
         os._exit(int(self._exit_code))
@@ -401,7 +373,7 @@ class Daemon:
             while True:
                 job, outcome = self._completions.get_nowait()
                 intake.completed(job, outcome)
-                self._count(job, outcome)
+                self._count(outcome)
         for event in events.drain():
             if event.kind == "file":
                 intake.notice(event.path, closed=event.closed)
@@ -410,11 +382,9 @@ class Daemon:
             else:
                 intake.rescan_due = True
 
-    def _count(self, job: Job, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome) -> None:
         self._counters.done += outcome is Outcome.DONE
-        if outcome is Outcome.FAILED:
-            self._counters.failed += 1
-            self._counters.last_error = job.path
+        self._counters.failed += outcome is Outcome.FAILED
 
     def _in_words(self, parts: _Parts) -> str:
         """The line that `systemctl status` shows."""
@@ -424,6 +394,59 @@ class Daemon:
             f"{parts.intake.busy} queued, {parts.intake.waiting} waiting; "
             f"RSS {parts.line.memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB"
         )
+
+    # -- what `ocr-watcher status` reads ---------------------------------------------------------
+
+    def _begin_status(self) -> None:
+        before = self._status_file.read()
+        self._status = {
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "version": __version__,
+            "started_at": sidecar.now(),
+            "engine": self._settings.ocr.engine,
+            "model": self._settings.ocr.model,
+            # of the process before this one: what went wrong outlives a restart
+            "last_error": before.get("last_error"),
+            "last_exit": before.get("last_exit"),
+        }
+        self._status_file.write(self._status)
+
+    def _tell_status(self, parts: _Parts, *, also_figures: bool) -> None:
+        """Write the status file where something changed; with `also_figures` in any case."""
+        worker = parts.line.worker
+        in_hand, error = worker.in_hand, worker.last_error
+        status = {
+            **self._status,
+            "queue": {
+                "size": self._jobs.qsize(),
+                "max_size": self._settings.queue.max_size,
+                "settling": parts.intake.waiting,
+            },
+            "in_hand": None
+            if in_hand is None
+            else {
+                "path": sidecar.printable(in_hand.path),
+                "page": in_hand.page + 1,
+                "since": sidecar.now(time.monotonic() - in_hand.since),
+            },
+            "since_start": {"done": self._counters.done, "failed": self._counters.failed},
+        }
+        if error is not None and error.code != VanishedError.code:
+            status["last_error"] = {**vars(error), "path": sidecar.printable(error.path)}
+        if also_figures or status != self._status:
+            figures = parts.line.memory.figures()
+            status |= {
+                "rss_mb": figures.rss_mb,
+                "peak_rss_mb": figures.peak_rss_mb,
+                "updated_at": sidecar.now(),
+            }
+            self._status = status
+            self._status_file.write(status)
+
+    def _end_status(self, reason: str, code: ExitCode) -> None:
+        self._status["last_exit"] = {"reason": reason, "exit_code": int(code), "at": sidecar.now()}
+        self._status_file.write(self._status)
 
     def _report(self, scan: Scan, *, first: bool) -> None:
         figures = scan.figures()
@@ -440,14 +463,16 @@ class Daemon:
             self._stop("the observer thread died", ExitCode.BUG)
         in_hand = parts.line.worker.in_hand
         if in_hand is not None and time.monotonic() - in_hand.since > self._settings.ocr.job_timeout_s:
-            self._hung(parts.line, in_hand.path, in_hand.page)
+            self._hung(parts, in_hand.path, in_hand.page)
 
-    def _hung(self, line: Line, path: str, page: int) -> None:
+    def _hung(self, parts: _Parts, path: str, page: int) -> None:
         """A page takes too long. No thread can be stopped from outside, so the process goes."""
         timeout = self._settings.ocr.job_timeout_s
         message = f"page {page + 1} took longer than ocr.job_timeout_s ({timeout:g} s)"
-        line.journal.failed(path, "timeout", message)
-        self._log.error("ocr.failed", path=path, code="timeout", will_retry=True, message=message)
+        parts.line.journal.failed(path, JobTimeoutError.code, message)
+        parts.line.worker.last_error = Failure(path, JobTimeoutError.code, message, sidecar.now())
+        self._tell_status(parts, also_figures=True)
+        self._log.error("ocr.failed", path=path, code=JobTimeoutError.code, will_retry=True, message=message)
         self._stop("a job hung", ExitCode.RECYCLE)
         self._abandon(path)
 

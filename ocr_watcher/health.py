@@ -1,20 +1,22 @@
-"""Telling the service manager how it goes: ready, a status line, and a heartbeat tied to real progress.
+"""Telling how it goes: counters, the status file, and systemd's ready, status line and heartbeat.
 
-Speaks systemd's notification protocol and nothing else; without a service manager every call does
-nothing. The heartbeat is sent by the main loop, and only after it has seen that the other threads
+Of service managers it knows systemd's notification protocol and nothing else; without one every call
+does nothing. The heartbeat is sent by the main loop, and only after it has seen that the other threads
 are alive and the page in hand is within its time. Imports nothing of this package.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 # Beat this many times within the manager's timeout, so that one late turn is no death.
 _BEATS_PER_TIMEOUT = 4
@@ -26,12 +28,36 @@ class Counters:
 
     done: int = 0
     failed: int = 0
-    last_error: str = ""
 
     @property
     def jobs(self) -> int:
         """Files that ended with a record."""
         return self.done + self.failed
+
+
+@dataclass(frozen=True)
+class StatusFile:
+    """What the daemon says of itself, for `ocr-watcher status`: one JSON object in its state folder.
+
+    Never flushed to the disk: after a power loss there is nothing in it that matters.
+    """
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """What was last said; empty where nothing was, or it cannot be understood."""
+        try:
+            told = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Say this now. Where the state folder cannot be written, nothing happens: the log says it all."""
+        fresh = self.path.with_name(self.path.name + ".tmp")
+        with suppress(OSError):
+            fresh.write_text(json.dumps(document), "utf-8", "surrogatepass")
+            os.replace(fresh, self.path)
 
 
 @dataclass

@@ -155,7 +155,9 @@ class Intake:
         """A file was deleted: where it was a record, its image is to be looked at again."""
         folder, name = os.path.split(path)
         image = sidecar.image_of(name)
-        if image is not None:
+        if image is not None and sidecar.is_shortened(image):
+            self.rescan_due = True
+        elif image is not None:
             path = os.path.join(folder, image)
             if path in self._waiting:  # it may be what stood in the way: do not wait any longer
                 self._waiting[path].pause_until = 0.0
@@ -178,6 +180,12 @@ class Intake:
         """After a whole scan: drop what is known of files that are no more (`seen`: hashes of paths)."""
         self._known = {path: stamp for path, stamp in self._known.items() if hash(path) in seen}
         self.failed.intersection_update(self._known)
+
+    def start_over(self) -> None:
+        """Forget every settling file: after an error left them half judged. A scan finds them again."""
+        self._waiting.clear()
+        self._heap.clear()
+        self.rescan_due = True
 
     # -- judging -------------------------------------------------------------------------------
 

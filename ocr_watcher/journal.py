@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -120,8 +121,8 @@ class Journal:
                 try:
                     with self._connect() as db:
                         result = act(db)
-                except sqlite3.OperationalError as error:
-                    # no space, no permission, locked: the file is sound, so it stays
+                except (sqlite3.OperationalError, MemoryError) as error:
+                    # no space, no permission, locked, no memory: the file is sound, so it stays
                     self._complain("cannot be used: attempts are not counted", error)
                     self._disconnect()
                     return otherwise
@@ -152,9 +153,10 @@ class Journal:
         return self._db
 
     def _disconnect(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()
 
     def _set_aside(self) -> bool:
         try:

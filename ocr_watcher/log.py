@@ -69,6 +69,15 @@ def _order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: event[key] for key in (*first, *(k for k in event if k not in first)) if key in event}
 
 
+def one_line(text: str) -> str:
+    """Text of unknown origin for a terminal: one line, with nothing in it that could command it."""
+    return (
+        os.fsencode(text).decode("utf-8", "backslashreplace").encode("unicode_escape").decode("ascii")
+        if not (text.isprintable())
+        else text
+    )
+
+
 def _common() -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,

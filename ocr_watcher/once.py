@@ -134,7 +134,7 @@ def _do(line: Line, job: Job, progress: Progress, *, left: int) -> Outcome:
 
 def _why(line: Line) -> str:
     """Why the last job failed, in words."""
-    return str(line.worker.last_error or "")
+    return line.worker.last_error.message if line.worker.last_error else ""
 
 
 def do_files(

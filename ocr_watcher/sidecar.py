@@ -16,7 +16,7 @@ import re
 import secrets
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +41,7 @@ _NAME_MAX = 255
 # Temporary names carry a token of this process, so that the next process can tell leftovers of a
 # killed one from files in the making. (A process id would not do: in a container it is always 1.)
 _TOKEN = secrets.token_hex(4)
+_SHORTENED = re.compile(r"~[0-9a-f]{8}\Z")
 _TEMPORARY = re.compile(r"\.ocr-watcher-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
 # Our writer puts schema, status and source first, so the head of the file tells whether it is
 # current; reading 100,000 sidecars whole would take minutes. Inside a JSON string every quote is
@@ -108,6 +109,11 @@ def image_of(record: str) -> str | None:
         if record.endswith(suffix) and record != suffix:
             return record[: -len(suffix)]
     return None
+
+
+def is_shortened(image: str) -> bool:
+    """Whether `image_of` gave what may be a shortened name, from which the image's own cannot be told."""
+    return _SHORTENED.search(image) is not None
 
 
 def is_leftover(name: str) -> bool:
@@ -227,9 +233,13 @@ def _remove(folder: int, name: str) -> None:
             os.unlink(name, dir_fd=folder)
 
 
-def now() -> str:
-    """The wall clock as records and logs write it: UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def now(ago_s: float = 0.0) -> str:
+    """The wall clock (`ago_s` seconds ago) as records and logs write it: UTC, milliseconds."""
+    return (
+        (datetime.now(UTC) - timedelta(seconds=ago_s))
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def page_json(page: Page, lines: Sequence[Line]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import stat
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,8 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
+from watchdog.observers.api import EventDispatcher, EventEmitter
+from watchdog.utils import BaseThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,6 +196,8 @@ class Watcher:
         self._observer: BaseObserver | None = None
         self._watches: dict[Path, tuple[ObservedWatch, tuple[int, int]]] = {}
         self._missing: set[Path] = set()
+        # That the observer started beside its emitters: the reader of inotify, which all share.
+        self._threads: set[threading.Thread] = set()
         self.modes: dict[Path, Literal["native", "polling"]] = {}
         self._inboxes = inboxes
         self._mode = mode
@@ -214,8 +219,9 @@ class Watcher:
             self._log.info("watch.started", inbox=str(inbox), mode=self.modes[inbox], reason=reason)
 
     def is_alive(self) -> bool:
-        """False when the observer's thread has died: nothing would be noticed any more."""
-        return self._observer is None or self._observer.is_alive()
+        """False when a thread of the observer has died: nothing would be noticed any more."""
+        threads = [thread for thread in self._threads if not thread.is_alive()]
+        return not threads and (self._observer is None or self._observer.is_alive())
 
     def ensure(self) -> bool:
         """Check that every inbox is still the folder being watched; True where one changed (scan it)."""
@@ -234,7 +240,9 @@ class Watcher:
             returned = inbox in self._missing
             self._missing.discard(inbox)
             watch = self._watches.get(inbox)
-            if self.modes[inbox] == "native" and (watch is None or watch[1] != identity or returned):
+            if self.modes[inbox] == "native" and (
+                watch is None or watch[1] != identity or returned or not self._emits(watch[0])
+            ):
                 trouble = self._watch(inbox)
                 if trouble:
                     self.modes[inbox] = "polling"
@@ -255,6 +263,14 @@ class Watcher:
             self._observer.join(2.0)
         self._observer = None
 
+    def _emits(self, watch: ObservedWatch) -> bool:
+        """Whether the emitter of a watch still runs: it ends by itself when its folder is removed.
+
+        A folder made anew can have the old one's number, so the identity alone does not tell.
+        """
+        emitters = [] if self._observer is None else self._observer.emitters
+        return any(emitter.watch is watch and emitter.is_alive() for emitter in emitters)
+
     def _watch(self, inbox: Path) -> str:
         """Watch `inbox`; returns what went wrong in words, empty when nothing did."""
         if self._observer is None:
@@ -274,6 +290,11 @@ class Watcher:
         except OSError as error:
             # too many watches (ENOSPC) or too many instances (EMFILE)
             return f"inotify: {error.strerror}; raise fs.inotify.max_user_watches and max_user_instances"
+        self._threads = {
+            thread
+            for thread in threading.enumerate()
+            if isinstance(thread, BaseThread) and not isinstance(thread, (EventEmitter, EventDispatcher))
+        }
         self._watches[inbox] = (watch, identity or (0, 0))
         return ""
 

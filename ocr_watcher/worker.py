@@ -61,6 +61,16 @@ class InHand:
     since: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """How a job failed, and when (ISO 8601)."""
+
+    path: str
+    code: str
+    message: str
+    at: str
+
+
 class _ChangedError(Exception):
     """The file is not the version that was queued."""
 
@@ -109,7 +119,7 @@ class Worker:
         self._log = log
         self._clock = clock
         self.in_hand: InHand | None = None
-        self.last_error: FileError | None = None  # of the last job that ended with one
+        self.last_error: Failure | None = None  # of the last job that ended with one
         self.recycle = ""  # why the process should start afresh, once it should
 
     def run(
@@ -149,6 +159,10 @@ class Worker:
                     return self._read_and_write(attempt, folder, queue_depth)
             except FileError as error:  # the folder itself
                 return self._failed(attempt, error, None)
+        except (MemoryError, OSError) as error:
+            # Not even the error could be dealt with. The file is as it was, so it is tried again.
+            self._log.warning("worker.trouble", path=job.path, message=f"{type(error).__name__}: {error}")
+            return Outcome.RETRY
         finally:
             self.in_hand = None
             self._memory.give_back()
@@ -300,7 +314,7 @@ class Worker:
     def _failed(self, attempt: _Attempt, error: FileError, folder: int | None) -> Outcome:
         """End an attempt that brought no result: with a record, with another try, or with nothing."""
         job = attempt.job
-        self.last_error = error
+        self.last_error = Failure(job.path, error.code, str(error), sidecar.now())
         if isinstance(error, VanishedError):
             self._journal.end(job.path)
             self._log.info("file.vanished", path=job.path, message=str(error))
@@ -330,7 +344,7 @@ class Worker:
             except VanishedError:
                 self._journal.end(job.path)
                 return Outcome.GONE
-            except (FileError, OSError) as trouble:
+            except (FileError, OSError, MemoryError) as trouble:
                 # The error record could not be written: its attempts stay in the journal.
                 self._log.warning("sidecar.failed", path=job.path, message=str(trouble))
                 return Outcome.RETRY

@@ -13,10 +13,10 @@ PACKAGE = Path(ocr_watcher.__file__).parent
 # Each layer may import those before it, and the modules named here within its own.
 LAYERS = (
     {"errors", "config", "result", "ready"},
-    {"files", "image", "engine", "models", "sidecar", "journal", "memory", "log", "health"},
+    {"files", "image", "engine", "models", "sidecar", "journal", "memory", "log", "health", "lock"},
     {"watch", "intake", "worker"},
     {"daemon"},
-    {"once", "doctor"},
+    {"once", "doctor", "status", "retry"},
     {"cli"},
     {"__main__"},
 )

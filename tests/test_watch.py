@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from watchdog.events import FileCreatedEvent
+from watchdog.observers.api import EventEmitter
 
 from ocr_watcher import sidecar, watch
 from ocr_watcher.watch import Event, Events, Found, Leftover, Watcher, _Handler
@@ -211,6 +213,35 @@ def test_a_replaced_inbox_is_watched_again(
     assert not watcher.ensure()
     (inbox / "a.png").write_bytes(b"x")
     wait_for(events, Event("file", str(inbox / "a.png"), closed=True))
+
+
+def test_an_inbox_made_anew_is_watched_again_whatever_its_number(
+    inbox: Path, events: Events, watcher: Watcher
+) -> None:
+    inbox.rmdir()
+    emitters = [thread for thread in threading.enumerate() if isinstance(thread, EventEmitter)]
+    until(lambda: not any(thread.is_alive() for thread in emitters), 10)
+    inbox.mkdir()  # many file systems give it the number of the old one
+    assert watcher.ensure()
+    assert watcher.is_alive()
+    (inbox / "a.png").write_bytes(b"x")
+    wait_for(events, Event("file", str(inbox / "a.png"), closed=True))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is the subject
+def test_a_dead_reader_of_inotify_is_noticed(
+    inbox: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise SystemExit  # ends a thread without a word
+
+    (reader,) = watcher._threads
+    monkeypatch.setattr(type(reader), "handle_event", fail)
+    assert watcher.is_alive()
+    (inbox / "a.png").touch()
+    reader.join(10)
+    assert not watcher.is_alive()
+    type(reader)._instance = None  # type: ignore[attr-defined] # the next test's observer starts another
 
 
 def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) -> None:

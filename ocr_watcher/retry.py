@@ -1,0 +1,120 @@
+"""`retry`: forget the failure of files, so that they are tried again. Works beside a running daemon.
+
+Removing the error record is all it takes: the daemon sees that, and so does the next start. The
+attempts that the journal counted go too. Imports `files`, `journal`, `sidecar` and `watch`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocr_watcher import log, sidecar, watch
+from ocr_watcher.errors import FileError, VanishedError
+from ocr_watcher.files import open_folder, stat_file
+from ocr_watcher.journal import Journal
+from ocr_watcher.ready import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ocr_watcher.config import Settings
+
+
+@dataclass
+class Forgotten:
+    """How it went: paths that are tried again, and paths that are not with the reason."""
+
+    again: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
+    """Forget the failure of every file in `paths` (images, their error records, folders); None: of all."""
+    rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+    outcome = Forgotten()
+    where = settings.state_dir / "journal.sqlite3"
+    journal = Journal(where, log.get()) if where.exists() else None
+    try:
+        for root, parts, name, asked in _targets(settings, rules, paths, outcome):
+            path = os.path.join(root, *parts, name)
+            try:
+                with open_folder(root, parts) as folder:
+                    record = stat_file(folder, sidecar.names(name).error)
+                    if record is not None:
+                        sidecar.forget_failure(folder, name)
+                        record = stat_file(folder, sidecar.names(name).error)
+                        if record is not None:
+                            outcome.refused[path] = "its error record is not a file of ocr-watcher"
+                            continue
+                        outcome.again.append(path)
+                    elif asked:
+                        outcome.refused[path] = (
+                            "it has not failed" if stat_file(folder, name) else "there is no such file"
+                        )
+                        continue
+                    else:
+                        continue
+            except VanishedError:
+                outcome.refused[path] = "there is no such file"
+                continue
+            except FileError as error:
+                outcome.refused[path] = str(error)
+                continue
+            if journal is not None:
+                journal.end(path)
+    finally:
+        if journal is not None:
+            journal.close()
+    return outcome
+
+
+def _targets(
+    settings: Settings, rules: Rules, paths: Iterable[Path] | None, outcome: Forgotten
+) -> Iterator[tuple[Path, tuple[str, ...], str, bool]]:
+    """Root, folders below it and name of every file meant; whether it was named itself."""
+    if paths is None:
+        for inbox in settings.watch.inbox:
+            yield from _below(settings, rules, inbox, str(inbox))
+        return
+    for path in paths:
+        # The named folder may be reached by links; what is below the inbox may not.
+        real = Path(os.path.realpath(path.parent)) / path.name
+        whole = Path(os.path.realpath(path)) if path.is_dir() and not path.is_symlink() else real
+        for inbox in settings.watch.inbox:
+            above = Path(os.path.realpath(inbox))
+            if whole.is_relative_to(above):
+                below = os.path.join(inbox, whole.relative_to(above))
+                if path.is_dir() and not path.is_symlink():
+                    yield from _below(settings, rules, inbox, os.path.normpath(below))
+                else:
+                    *parts, name = whole.relative_to(above).parts
+                    yield inbox, tuple(parts), _image(name), True
+                break
+        else:
+            outcome.refused[str(path)] = "it is in no inbox of this configuration"
+
+
+def _image(name: str) -> str:
+    """The image meant by a name: an error record stands for its image."""
+    return name.removesuffix(".error.json")
+
+
+def _below(
+    settings: Settings, rules: Rules, inbox: Path, folder: str
+) -> Iterator[tuple[Path, tuple[str, ...], str, bool]]:
+    for item in watch.scan(
+        folder,
+        rules,
+        recursive=settings.watch.recursive,
+        is_leftover=sidecar.is_leftover,
+        record_names=sidecar.names,
+        trouble=lambda where, error: log.get().warning(
+            "scan.trouble", path=where, message=f"cannot list it: {error.strerror}"
+        ),
+    ):
+        if isinstance(item, watch.Found) and item.records:
+            *parts, name = Path(item.path).relative_to(inbox).parts
+            yield inbox, tuple(parts), name, False

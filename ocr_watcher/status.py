@@ -1,0 +1,166 @@
+"""`status`: what the service is doing, told beside a running daemon or without one.
+
+What is done, failed and waiting is counted on the disk, which is the truth; what only the process
+knows comes from the file that it keeps in its state folder (`health.StatusFile`), its memory from
+`/proc`. Reads only. Imports `lock`, `health`, `watch` and `sidecar`.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ocr_watcher import lock, sidecar, watch
+from ocr_watcher.health import StatusFile
+from ocr_watcher.log import one_line
+from ocr_watcher.memory import Memory
+from ocr_watcher.ready import Rules, Stamp
+from ocr_watcher.sidecar import State
+
+if TYPE_CHECKING:
+    from ocr_watcher.config import Settings
+
+
+@dataclass
+class Files:
+    """The images in the inboxes by what their records say; `retrying` of the waiting ones failed before."""
+
+    found: int = 0
+    done: int = 0
+    failed: int = 0
+    waiting: int = 0
+    retrying: int = 0
+
+
+def count(settings: Settings) -> tuple[Files, list[str]]:
+    """Count the images in every inbox; also what could not be listed, in words."""
+    rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+    files = Files()
+    troubles: list[str] = []
+    for inbox in settings.watch.inbox:
+        for item in watch.scan(
+            str(inbox),
+            rules,
+            recursive=settings.watch.recursive,
+            is_leftover=sidecar.is_leftover,
+            record_names=sidecar.names,
+            trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
+        ):
+            if isinstance(item, watch.Found) and stat.S_ISREG(item.status.st_mode):
+                state = State.OPEN
+                if item.records:
+                    state = sidecar.lookup(item.path, Stamp.of(item.status))
+                files.found += 1
+                files.done += state is State.DONE
+                files.failed += state is State.FAILED
+                files.waiting += state in (State.OPEN, State.RETRY)
+                files.retrying += state is State.RETRY
+    return files, troubles
+
+
+def collect(settings: Settings) -> dict[str, Any]:
+    """Everything `status --json` says; amounts of memory are MiB, times ISO 8601 in UTC.
+
+    Raises `UnavailableError` where the state folder may not be read.
+    """
+    pid = lock.running(settings.state_dir)
+    told = StatusFile(settings.state_dir / "status.json").read()
+    live = pid is not None and told.get("pid") == pid
+    files, troubles = count(settings)
+    document: dict[str, Any] = {
+        "running": pid is not None,
+        "pid": pid,
+        **{
+            key: told.get(key) if live else None
+            for key in (
+                "version",
+                "engine",
+                "model",
+                "started_at",
+                "updated_at",
+                "since_start",
+                "queue",
+                "in_hand",
+            )
+        },
+        **_memory(pid, told if live else {}),
+        "soft_limit_mb": settings.memory.soft_limit_mb,
+        "rss_limit_mb": settings.memory.rss_limit_mb,
+        "files": vars(files),
+        "last_error": told.get("last_error"),
+        "last_exit": told.get("last_exit"),
+        "troubles": troubles,
+    }
+    return document
+
+
+def _memory(pid: int | None, told: dict[str, Any]) -> dict[str, float | None]:
+    """Resident memory now where the process can be seen from here, else as it last said."""
+    figures = {key: told.get(key) for key in ("rss_mb", "peak_rss_mb")}
+    try:
+        # The number alone could be another process's: a container counts its own.
+        if pid is not None and abs(psutil.Process(pid).create_time() - told.get("process_started", 0)) < 1:
+            now = Memory(Path(f"/proc/{pid}/status")).figures()
+            figures = {"rss_mb": now.rss_mb, "peak_rss_mb": now.peak_rss_mb}
+    except (psutil.Error, OSError):
+        pass
+    return figures
+
+
+def in_words(document: dict[str, Any]) -> list[str]:
+    """The same for a person, a line each."""
+    lines = [_headline(document)]
+    if document["rss_mb"] is not None:
+        lines.append(
+            f"memory       RSS {document['rss_mb']:.0f} MiB, peak {document['peak_rss_mb']:.0f}; "
+            f"warns at {document['soft_limit_mb']}, restarts at {document['rss_limit_mb']}"
+        )
+    queue = document["queue"]
+    if queue is not None:
+        reading = document["in_hand"]
+        lines.append(
+            f"queue        {queue['size']} of {queue['max_size']}, {queue['settling']} settling; "
+            + (f"reading {one_line(reading['path'])}, since {_time(reading['since'])}" if reading else "idle")
+        )
+    files = document["files"]
+    again = f" ({files['retrying']} of them tried again after a failure)" if files["retrying"] else ""
+    lines.append(
+        f"files        {files['found']}: {files['done']} done, {files['failed']} failed, "
+        f"{files['waiting']} waiting{again}"
+    )
+    if document["since_start"] is not None:
+        since = document["since_start"]
+        lines.append(f"since start  {since['done']} done, {since['failed']} failed")
+    error = document["last_error"]
+    if error is not None:
+        what = f"{one_line(error['path'])}: {error['code']}: {one_line(error['message'])}"
+        lines.append(f"last error   {_time(error['at'])} {what}")
+    left = document["last_exit"]
+    if left is not None:
+        lines.append(f"last exit    {_time(left['at'])} code {left['exit_code']}: {one_line(left['reason'])}")
+    lines += [f"trouble      {one_line(trouble)}" for trouble in document["troubles"]]
+    return lines
+
+
+def _headline(document: dict[str, Any]) -> str:
+    if not document["running"]:
+        return "ocr-watcher is not running"
+    if document["started_at"] is None:
+        # `once` holds the same lock and reports to its terminal; a daemon says more once it is ready.
+        return (
+            f"ocr-watcher is running (process {document['pid']}): starting, or draining the inbox by `once`"
+        )
+    return (
+        f"ocr-watcher {document['version']} is running (process {document['pid']}) since "
+        f"{_time(document['started_at'])}, {document['engine']}, {document['model']}"
+    )
+
+
+def _time(stamp: str) -> str:
+    """Local time to the second."""
+    return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
