@@ -101,6 +101,16 @@ class OutOfMemoryError(FileError):
     hint = "Lower image.max_side_px or image.max_megapixels, or give the service more memory."
 
 
+class ShortOfMemoryError(FileError):
+    """An allocation failed outside decoding and inference, where the image does not decide about it."""
+
+    code = "out_of_memory"
+    transient = True
+    hint = (
+        "The machine or memory.hard_limit_mb left no room for a moment; the file is tried again on its own."
+    )
+
+
 class MemoryBudgetError(FileError):
     """By its header the image needs more memory than is left; nothing of it was decoded."""
 

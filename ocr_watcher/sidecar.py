@@ -53,6 +53,10 @@ _HEAD = re.compile(
 )
 
 
+# What opening or reading says of nothing, a link, a socket or a pipe, a folder.
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
+
+
 class Names(NamedTuple):
     """The record names of one image, in the image's folder."""
 
@@ -133,18 +137,21 @@ def schema() -> dict[str, Any]:
 
 
 def _read(folder: int | None, name: str, limit: int) -> bytes | None:
-    """The first `limit` bytes of a record; None where there is no regular file of that name."""
+    """The first `limit` bytes of a record; None where there is no regular file of that name.
+
+    Raises OSError where the operating system refuses.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=folder)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, limit)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+        try:
+            return os.read(fd, limit)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
 
 
 def _describes(head: bytes | None, status: bytes, stamp: Stamp) -> bool:
@@ -160,10 +167,13 @@ def lookup(image: str, stamp: Stamp, *, folder: int | None = None) -> State:
     """
     head, tail = os.path.split(image)
     own = names(tail)
-    if _describes(_read(folder, os.path.join(head, own.sidecar), _HEAD_BYTES), b"ok", stamp):
-        return State.DONE
-    # Error records are few and short, so they are read whole: whether they are final stands at the end.
-    record = _read(folder, os.path.join(head, own.error), 1 << 16)
+    try:
+        if _describes(_read(folder, os.path.join(head, own.sidecar), _HEAD_BYTES), b"ok", stamp):
+            return State.DONE
+        # Error records are few and short, so they are read whole: whether they are final stands at the end.
+        record = _read(folder, os.path.join(head, own.error), 1 << 16)
+    except OSError:
+        return State.OPEN
     if not _describes(record, b"failed", stamp):
         return State.OPEN
     try:
@@ -174,13 +184,16 @@ def lookup(image: str, stamp: Stamp, *, folder: int | None = None) -> State:
 
 
 def _is_foreign(folder: int, name: str) -> bool:
-    """Whether `name` is something that this program did not write and must not replace."""
+    """Whether `name` is something that this program did not write and must not replace.
+
+    Raises OSError where that cannot be told.
+    """
     status = stat_file(folder, name)
     if status is None:
         return False
     head = _read(folder, name, _HEAD_BYTES)
     if head is None:
-        return True  # a folder, a link, a file we may not even read
+        return True  # a folder, a link
     # Empty or binary zeros: what a power loss leaves of a file whose data never reached the disk.
     return bool(head.strip(b"\0 \t\r\n")) and not head.startswith(b'{"schema": "ocr-watcher/')
 
@@ -269,7 +282,11 @@ def page_json(page: Page, lines: Sequence[Line]) -> dict[str, Any]:
 def check_place(folder: int, image: str) -> None:
     """Raise `OutputExistsError` where somebody else's file has the sidecar's name."""
     own = names(image)
-    if _is_foreign(folder, own.sidecar):
+    try:
+        foreign = _is_foreign(folder, own.sidecar)
+    except PermissionError:  # ours would be readable
+        foreign = True
+    if foreign:
         raise OutputExistsError(f"{printable(own.sidecar)} exists and is not a sidecar of ocr-watcher")
 
 
@@ -308,13 +325,17 @@ def write_ok(
 def write_error(
     folder: int, source: Source, like: os.stat_result, error: FileError, *, attempts: int, will_retry: bool
 ) -> None:
-    """Write the error record of `source`, then remove a sidecar of an earlier version of the image.
+    """Write the error record of `source`, after removing a sidecar of an earlier version of the image.
+
+    In this order for the same reason as in `write_ok`.
 
     `will_retry` marks a record that explains a cause outside the file, which is tried again.
     Raises `OutputError` where the folder cannot be written.
     """
     own = names(source.name)
-    if _is_foreign(folder, own.error):
+    with _as_output_error(printable(own.error)):
+        foreign = _is_foreign(folder, own.error)
+    if foreign:
         raise OutputError(
             f"{printable(own.error)} exists and is not an error record of ocr-watcher",
             hint="Move that file away.",
@@ -335,8 +356,8 @@ def write_error(
         "finished_at": now(),
     }
     with _as_output_error(printable(own.error)):
-        _write(folder, own.error, document, like)
         _remove(folder, own.sidecar)
+        _write(folder, own.error, document, like)
 
 
 def remove_leftover(path: str) -> bool:

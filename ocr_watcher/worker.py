@@ -22,6 +22,8 @@ from ocr_watcher.errors import (
     FileError,
     JobTimeoutError,
     OutOfMemoryError,
+    OutputError,
+    ShortOfMemoryError,
     VanishedError,
 )
 from ocr_watcher.files import access_error, open_file, open_folder, stat_file
@@ -195,7 +197,7 @@ class Worker:
         except OSError as error:
             return self._failed(attempt, access_error(error, sidecar.printable(job.name)), folder)
         except MemoryError:
-            return self._failed(attempt, OutOfMemoryError("no memory for this image"), folder)
+            return self._failed(attempt, ShortOfMemoryError("there was no memory to work with"), folder)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not take the other files down
             self._log.exception("worker.unexpected", path=job.path)
             return self._failed(attempt, EngineError(f"unexpected {type(error).__name__}: {error}"), folder)
@@ -338,7 +340,8 @@ class Worker:
             message=str(error),
             hint=error.hint,
         )
-        if (final or error.transient) and folder is not None:
+        recorded = (final or error.transient) and not isinstance(error, OutputError)
+        if recorded and folder is not None:
             try:
                 self._record_failure(attempt, error, folder, final=final)
             except VanishedError:
