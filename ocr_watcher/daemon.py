@@ -223,9 +223,9 @@ class Daemon:
 
     def run(self) -> ExitCode:
         """Work until a signal or a reason to restart; returns the exit code. Raises `ServiceError`."""
-        self._log.info("daemon.starting", version=__version__, pid=os.getpid(), **self._facts())
         old = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
+            self._log.info("daemon.starting", version=__version__, pid=os.getpid(), **self._facts())
             check_inboxes(self._settings)
             with hold_lock(self._settings):
                 self._begin_status()
