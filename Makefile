@@ -7,7 +7,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 CONFIG ?= config.yaml
 
-.PHONY: run test test-systemd check format lock models install uninstall clean help
+# What `make bench` compares with has libraries of its own, which would spoil ours.
+PEERS := .bench/peers
+BAD_PADDLE := 3.3.1
+
+.PHONY: run test test-systemd bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -24,6 +28,10 @@ test: $(INSTALLED) ## run the tests with the real engines
 
 test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, systemd-nspawn)
 	$(BIN)/python -m pytest tests/systemd $(ARGS)
+
+bench: $(INSTALLED) $(PEERS)/.installed .bench/paddle-$(BAD_PADDLE)/.installed ## compare with other OCR programs; CORPUS=folder, ARGS="--only a,b"
+	@$(BIN)/ocr-watcher models pull --all
+	$(BIN)/python benchmarks/compare.py $(if $(CORPUS),--corpus "$(CORPUS)") $(ARGS)
 
 check: $(INSTALLED) ## lint, types, import directions
 	$(BIN)/ruff check .
@@ -50,7 +58,7 @@ lock: $(INSTALLED) ## resolve the dependencies anew
 		--extra dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## remove what the targets made, but no image, result or log
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (paddlepaddle 3.2.2 has no wheels for others)"; exit 69; }
@@ -58,4 +66,17 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@echo "installing the locked dependencies (about 1.7 GB, a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@echo "installing the programs to compare with (about 0.5 GB)"
+	@$(PEERS)/bin/python -m pip install --quiet --only-binary :all: -r benchmarks/peers.txt
+	@touch $@
+
+# Only Paddle itself: what it needs is in $(VENV), in front of which compare.py puts this folder.
+.bench/paddle-$(BAD_PADDLE)/.installed: | $(INSTALLED)
+	@echo "installing paddlepaddle $(BAD_PADDLE) (0.7 GB)"
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --target $(@D) paddlepaddle==$(BAD_PADDLE)
 	@touch $@
