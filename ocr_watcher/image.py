@@ -8,6 +8,7 @@ full-size picture alive while a page is being read by somebody else.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
 import os
@@ -16,7 +17,7 @@ import struct
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
@@ -47,6 +48,13 @@ ALLOWED_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
 # A TIFF of ten megabytes can hold a hundred thousand directories that share one picture.
 MAX_PAGES = 10_000
+
+# A progressive JPEG has about ten scans; 3,000 on 64 megapixels fit into 300 kB and take minutes.
+MAX_JPEG_SCANS = 100
+# Ten megabytes of metadata are 160 segments.
+MAX_JPEG_SEGMENTS = 1000
+# A marker, not counting those without a length of their own: restarts, and what is no marker at all.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 
 # Word F1 on scanned receipts brought to 1024 px, PP-OCRv6 small / tiny: BILINEAR 0.941 / 0.883, LANCZOS
 # 0.940 / 0.882, BICUBIC 0.938 / 0.879: level, and BILINEAR takes two thirds of BICUBIC's time.
@@ -280,8 +288,14 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile, int]:
     guard = None
     if kind == "GIF" and len(data) >= 10:
         # Opening a GIF may already allocate its first frame, and that may be larger than the screen.
-        _check_pixels(*struct.unpack_from("<HH", data, 6), limits=limits, what="the file")
+        width, height = struct.unpack_from("<HH", data, 6)
+        # A screen of nothing is no damage: the frame may be larger.
+        _check_pixels(width or 1, height or 1, limits=limits, what="the file")
         guard = -(-limits.max_pixels // 2)  # Pillow refuses more than twice this
+    if kind == "TIFF":
+        _silence_libtiff()
+    elif kind == "JPEG":
+        _check_jpeg(data)
     with _decoder(data, "the file", max_image_pixels=guard):
         try:
             image = Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
@@ -298,6 +312,38 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile, int]:
     return image, count
 
 
+def _check_jpeg(data: bytes) -> None:
+    """Refuse a JPEG whose structure would take hours, by walking its markers as libjpeg does.
+
+    Every scan goes over every pixel, and may have a few bytes only; EXIF in many segments is put together
+    by Pillow one by one, each time copying what is there.
+    """
+    at, scans, segments = 2, 0, 0
+    while (marker := _JPEG_MARKER.search(data, at)) is not None and marker[1] != b"\xd9":
+        segments += 1
+        scans += marker[1] == b"\xda"
+        if scans > MAX_JPEG_SCANS or segments > MAX_JPEG_SEGMENTS:
+            raise UnreadableError(
+                f"the JPEG has more than {MAX_JPEG_SCANS} scans or {MAX_JPEG_SEGMENTS} segments",
+                hint="Save it again as a baseline JPEG.",
+            )
+        at = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing: it writes its complaints about a file to standard error, past the log.
+
+    What is wrong still comes back through Pillow as an exception. The handlers belong to the libtiff that
+    Pillow is linked with, found through Pillow's own module; without one nothing is set and nothing printed.
+    """
+    linked = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        setter = getattr(linked, name, None)
+        if setter is not None:
+            setter(None)
+
+
 def _is_thumbnail(image: ImageFile) -> bool:
     """Tell whether the TIFF page at hand is a reduced-resolution copy (NewSubfileType, bit 0)."""
     kind = image.tag_v2.get(ExifTags.Base.NewSubfileType) if isinstance(image, TiffImageFile) else None
@@ -305,6 +351,8 @@ def _is_thumbnail(image: ImageFile) -> bool:
 
 
 def _check_pixels(width: int, height: int, *, limits: Limits, what: str) -> None:
+    if width < 1 or height < 1:  # Pillow looks at a TIFF's first page only
+        raise UnreadableError(f"{what} is damaged: its header says {width} x {height} pixels")
     if width * height > limits.max_pixels:
         raise TooManyPixelsError(
             f"{what} is {width} x {height} pixels, {width * height / 1e6:.1f} megapixels; "
@@ -320,11 +368,14 @@ def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) 
     with _decoder(data, what):
         # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is no smaller than wanted.
         drafted = image.draft(None, target) if target != (width, height) else None
-        cost = _bytes_per_pixel(image, drafted)
-    _check_budget(width, height, cost, limits=limits, what=what)
+        cost = _bytes_per_pixel(image, drafted, data)
+        block = _tiff_block(image)
+    if block is not None:
+        _check_pixels(*block.size, limits=limits, what=f"a tile of {what}")
+    _check_budget(width, height, cost, block, limits=limits, what=what)
     source: ImageFile | _Raster = image
     with _decoder(data, what):
-        if image.format == "WEBP" and not _is_animated(image):
+        if image.format == "WEBP" and not _is_animation(data):
             source = _webp(data) or image
         if source is image:
             image.load()
@@ -351,22 +402,29 @@ def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) 
 _STORED: Mapping[str, float] = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 # What decoding takes beside the stored pixels: read buffers and bands of about a megapixel.
 _DECODE_SHARE = 1.15
+# Decoders keep a few rows beside the picture, which counts where a row is a hundred million pixels long.
+_ROWS = 3
+# TIFF's PhotometricInterpretation of YCbCr.
+_YCBCR = 6
 
 
-def _bytes_per_pixel(image: ImageFile, drafted: object) -> float:
+def _bytes_per_pixel(image: ImageFile, drafted: object, data: bytes) -> float:
     """What decoding the page at hand takes, in bytes per pixel of the source; an upper estimate.
 
     Measured as peak RSS over 100-megapixel files: PNG RGBA and TIFF RGB 4.5, 16-bit PNG 2.5, GIF 1.4,
-    TIFF with orientation 8.1, baseline JPEG at reduced scale 0.35, progressive JPEG 3.1 (4:2:0) to 6.1
-    (4:4:4); over 16-megapixel files: WebP 8.9 to 9.6, with transparency 10.3, animated 18.3.
+    run-length BMP 3.0, TIFF with orientation 8.1, baseline JPEG at reduced scale 0.35, progressive JPEG
+    3.1 (4:2:0) to 6.1 (4:4:4); over 16-megapixel files: WebP 8.9 to 9.6, with transparency 10.3, animated
+    18.3.
     """
     stored = _STORED.get(image.mode, 4) * _DECODE_SHARE
     if image.format == "WEBP":
-        if _is_animated(image):
+        if _is_animation(data):
             return 18.5
         return 11 if image.mode == "RGBA" else 10
     if isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
         return 2 * stored  # turned at full size by Pillow
+    if any(tile.codec_name == "bmp_rle" for tile in image.tile):
+        return 3 * stored  # unpacked in Python, and copied
     if image.format in {"JPEG", "MPO"}:
         # All coefficients, two bytes each, before the first pixel.
         coefficients = 2 * len(image.getbands()) if image.info.get("progressive") else 0
@@ -374,12 +432,46 @@ def _bytes_per_pixel(image: ImageFile, drafted: object) -> float:
     return stored
 
 
-def _check_budget(width: int, height: int, cost: float, *, limits: Limits, what: str) -> None:
-    needed_mb = width * height * cost / _MIB
+@dataclass(frozen=True)
+class _Block:
+    """The strip or tile that libtiff decodes in one piece: pixels, and bytes of its buffer."""
+
+    size: tuple[int, int]
+    size_bytes: int
+
+
+def _tiff_block(image: ImageFile) -> _Block | None:
+    """Give the block of the TIFF page at hand, where libtiff decodes it.
+
+    A tile may be larger than its page, and all of it is decoded: 1.5 GiB for a page of 16 x 16 pixels.
+    """
+    if not isinstance(image, TiffImageFile) or not any(tile.codec_name == "libtiff" for tile in image.tile):
+        return None
+    tags, base = image.tag_v2, ExifTags.Base
+    width, height = int(tags[base.ImageWidth]), int(tags[base.ImageLength])
+    if base.TileWidth in tags:
+        size = (int(tags[base.TileWidth]), int(tags.get(base.TileLength, 0)))
+    else:
+        size = (width, max(1, min(int(tags.get(base.RowsPerStrip, height)), height)))
+    bits = sum(tags.get(base.BitsPerSample, (1,)))
+    if tags.get(base.PlanarConfiguration, 1) == 2:
+        bits = max(tags.get(base.BitsPerSample, (1,)))
+    elif tags.get(base.PhotometricInterpretation) == _YCBCR:
+        bits = 32  # libtiff gives it as RGBA
+    return _Block(size, size[0] * size[1] * bits // 8)
+
+
+def _check_budget(
+    width: int, height: int, cost: float, block: _Block | None, *, limits: Limits, what: str
+) -> None:
+    block_mb = block.size_bytes / _MIB if block is not None else 0.0
+    needed_mb = width * (height + _ROWS) * cost / _MIB + block_mb
     if needed_mb > limits.max_decode_mb:
+        beside = f" and a strip or tile of {block_mb:.0f} MiB" if block is not None else ""
         raise MemoryBudgetError(
             f"decoding {what} takes about {needed_mb:.0f} MiB ({width * height / 1e6:.1f} megapixels of "
-            f"{cost:.1f} bytes); {max(0.0, limits.max_decode_mb):.0f} MiB are left of the memory limits"
+            f"{cost:.1f} bytes{beside}); "
+            f"{max(0.0, limits.max_decode_mb):.0f} MiB are left of the memory limits"
         )
 
 
@@ -421,8 +513,9 @@ class _Raster:
         return Image.fromarray(self.pixels[top:bottom, left:right, order])
 
 
-def _is_animated(image: ImageFile) -> bool:
-    return bool(getattr(image, "is_animated", False))
+def _is_animation(webp: bytes) -> bool:
+    """Tell whether a WebP says that it is an animation, which may be of one frame."""
+    return webp[12:16] == b"VP8X" and bool(webp[20] & 2)
 
 
 def _webp(data: bytes) -> _Raster | None:
@@ -432,6 +525,7 @@ def _webp(data: bytes) -> _Raster | None:
     """
     import cv2  # noqa: PLC0415 - heavy, and most files are no WebP
 
+    cv2.setLogLevel(0)  # it would print what it does not decode to standard error, past the log
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -460,19 +554,25 @@ def _shrink(
         levels = _levels(image) if image.mode in _DEEP else levels
         grey = image.mode in _DEEP or (image.mode in _GREY and not image.has_transparency_data)
     reduced = Image.new("L" if grey else "RGB", (-(-width // across), -(-height // down)))
-    for top, band in _bands(image, down):
+    for left, top, band in _bands(image, across, down):
         with decoder():  # palettes and transparency are the file's own words
             part = _plain(band, levels)
-        reduced.paste(part.reduce((across, down)), (0, top // down))
+        reduced.paste(part.reduce((across, down)), (left // across, top // down))
     return reduced.resize(target, _RESAMPLE, box=(0.0, 0.0, extent[0] / across, extent[1] / down))
 
 
-def _bands(image: Image.Image | _Raster, step: int) -> Iterator[tuple[int, Image.Image]]:
-    """Cut an image into bands of a multiple of `step` rows; yields (first row, band)."""
+def _bands(image: Image.Image | _Raster, across: int, down: int) -> Iterator[tuple[int, int, Image.Image]]:
+    """Cut an image into bands of about `_BAND_PIXELS`; yields (first column, first row, band).
+
+    Bands are multiples of `across` columns and `down` rows, and as wide as the image unless so few of
+    its rows are too many pixels: a row may have a hundred million.
+    """
     width, height = image.size
-    rows = step * max(1, _BAND_PIXELS // (width * step))
+    columns = min(width, across * max(1, _BAND_PIXELS // (across * down)))
+    rows = down * max(1, _BAND_PIXELS // (columns * down))
     for top in range(0, height, rows):
-        yield top, image.crop((0, top, width, min(top + rows, height)))
+        for left in range(0, width, columns):
+            yield left, top, image.crop((left, top, min(left + columns, width), min(top + rows, height)))
 
 
 def _plain(band: Image.Image, levels: tuple[float, float]) -> Image.Image:
@@ -498,7 +598,7 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     empty page into a picture. For I and F nothing says what white is: the smallest and largest value.
     """
     low, high = math.inf, -math.inf
-    for _, band in _bands(image, 1):
+    for _, _, band in _bands(image, 1, 1):
         values = np.asarray(band)
         values = values[np.isfinite(values)]
         if values.size:

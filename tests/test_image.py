@@ -22,6 +22,7 @@ from ocr_watcher.errors import (
     AccessError,
     FileError,
     FileTooLargeError,
+    MemoryBudgetError,
     OutOfMemoryError,
     TooManyPixelsError,
     TruncatedError,
@@ -447,6 +448,18 @@ def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(whole.bgr, banded.bgr)
 
 
+def test_bands_are_small_however_long_a_row_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "_BAND_PIXELS", 1000)
+    drawn = Image.new("L", (7001, 9))
+    for across, down in ((1, 1), (50, 1), (30, 9), (7, 4)):
+        seen = np.zeros((9, 7001), int)
+        for left, top, band in image._bands(drawn, across, down):
+            assert band.width * band.height <= 1000
+            assert (left % across, top % down) == (0, 0)
+            seen[top : top + band.height, left : left + band.width] += 1
+        assert seen.min() == seen.max() == 1
+
+
 # -- several pictures in one file ----------------------------------------------------------------
 
 
@@ -472,6 +485,13 @@ def test_every_tiff_page_is_turned_by_its_own_orientation() -> None:
     found = read(data)
     assert [(page.width_px, page.height_px) for page in found] == [(3, 2), (3, 2), (2, 3)]
     assert [tuple(np.argwhere(page.bgr[:, :, 0] == 0)[0]) for page in found] == [(0, 0), (1, 2), (0, 1)]
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+def test_later_page_without_pixels_is_damage(size: tuple[int, int]) -> None:
+    good = tiff_page((4, 4), 8, 1, bytes(16))
+    with pytest.raises(UnreadableError, match=f"page 2 of the file is damaged: .* {size[0]} x {size[1]} pix"):
+        read(tiff(good, tiff_page(size, 8, 1, bytes(16))))
 
 
 def test_thumbnail_after_a_full_page_is_skipped() -> None:
@@ -544,6 +564,34 @@ def test_animation_is_its_first_picture(file_format: str) -> None:
     assert (rgb_at(page, 8, 8), rgb_at(page, 24, 8), rgb_at(page, 56, 40)) == (BLACK, RED, WHITE)
 
 
+def one_frame_webp() -> bytes:
+    """An animation of one frame: Pillow's own writer makes a still picture of such."""
+    other = Image.new("RGB", (64, 48), BLUE)
+    data = encode(picture(), "WEBP", save_all=True, append_images=[other], lossless=True)
+    at, kept, frames = 12, b"WEBP", 0
+    while at < len(data):
+        end = at + 8 + -(-int.from_bytes(data[at + 4 : at + 8], "little") // 2) * 2
+        frames += data[at : at + 4] == b"ANMF"
+        if frames < 2:
+            kept += data[at:end]
+        at = end
+    return b"RIFF" + struct.pack("<I", len(kept)) + kept
+
+
+def test_animation_of_one_frame_is_read_and_takes_what_an_animation_takes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = one_frame_webp()
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.format == "WEBP"
+        assert not getattr(opened, "is_animated", False)
+    (page,) = read(data)
+    assert rgb_at(page, 24, 8) == RED
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(MemoryBudgetError, match=r"18\.5 bytes"):
+        read(data, Limits(1 << 20, 10**6, 64, max_decode_mb=0.05))
+
+
 def test_full_size_pixels_are_gone_while_the_caller_holds_a_page() -> None:
     sheets = [Image.new("RGB", (300, 200), WHITE) for _ in range(2)]
     reader = pages(io.BytesIO(encode(sheets[0], "TIFF", save_all=True, append_images=sheets[1:])), LIMITS)
@@ -601,6 +649,65 @@ def test_gif_frame_larger_than_its_screen_allocates_nothing() -> None:
     data[at:at] = b"!\xf9\x04\x08\0\0\0\0"  # dispose to background: what makes Pillow allocate early
     with pytest.raises(TooManyPixelsError, match="larger than its header says"):
         read(bytes(data))
+
+
+def tiled(size: tuple[int, int], tile: tuple[int, int], body: bytes, compression: int = 8) -> bytes:
+    """A grey TIFF of one tile, which no writer at hand makes."""
+    tags = {256: size[0], 257: size[1], 258: 8, 259: compression, 262: 1, 277: 1, 322: tile[0], 323: tile[1]}
+    tags |= {324: 8, 325: len(body)}
+    padded = body + bytes(len(body) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(padded))
+        + padded
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
+
+
+def test_tile_that_is_larger_than_its_page_counts() -> None:
+    (page,) = read(tiled((16, 12), (64, 64), zlib.compress(bytes(64 * 64))))
+    assert (page.width_px, page.height_px) == (16, 12)
+    bomb = tiled((16, 16), (40_000, 40_000), zlib.compress(bytes(1000)))
+    with pytest.raises(TooManyPixelsError, match=r"a tile of the file is 40000 x 40000 pixels"):
+        read(bomb)
+    bomb = tiled((16, 16), (8000, 8000), zlib.compress(bytes(1000)))
+    with pytest.raises(MemoryBudgetError, match="a strip or tile of 61 MiB"):
+        read(bomb, Limits(1 << 20, 10**8, 64, max_decode_mb=60))
+
+
+def test_strip_that_is_decoded_in_one_piece_counts() -> None:
+    deep = tiff_page((3000, 3000), [16] * 3, 2, zlib.compress(bytes(3000 * 3000 * 6)))
+    data = tiff(deep | {259: 8})  # 39 MiB of pixels, 51 MiB of strip
+    assert len(read(data, Limits(1 << 20, 10**7, 64, max_decode_mb=100))) == 1
+    with pytest.raises(MemoryBudgetError):
+        read(data, Limits(1 << 20, 10**7, 64, max_decode_mb=80))
+
+
+def test_rows_of_millions_of_pixels_count() -> None:
+    limits = Limits(1 << 20, 10**8, 64, max_decode_mb=40)
+    with pytest.raises(MemoryBudgetError, match=r"10\.0 megapixels"):
+        read(png_header(10_000_000, 1, bits=16), limits)
+    with pytest.raises(TruncatedError):  # as many in many rows are within it
+        read(png_header(4000, 2500, bits=16), limits)
+
+
+def run_length_bmp(width: int, height: int) -> bytes:
+    body = bytes([width, 1, 0, 0]) * (height - 1) + bytes([width, 0, 0, 1])
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 2, 0)
+    palette = bytes([0, 0, 0, 0, 255, 255, 255, 0])
+    at = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", at + len(body), 0, 0, at) + header + palette + body
+
+
+def test_run_length_bmp_is_read_and_takes_what_it_takes() -> None:
+    (page,) = read(run_length_bmp(20, 10))
+    assert page.bgr.shape == (10, 20, 3)
+    assert (rgb_at(page, 3, 9), rgb_at(page, 3, 0)) == (WHITE, BLACK)  # the last row comes first on screen
+    with pytest.raises(MemoryBudgetError):
+        read(run_length_bmp(200, 10_000), Limits(1 << 20, 10**7, 64, max_decode_mb=6))
 
 
 def test_file_size_limit() -> None:
@@ -672,6 +779,41 @@ def test_damage_is_told_from_truncation() -> None:
     png[at + 4 : at + 20] = bytes(16)
     with pytest.raises(UnreadableError, match="the file is damaged"):
         read(bytes(png))
+
+
+def test_jpeg_of_endless_scans_is_refused() -> None:
+    data = encode(picture(), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    scan = data[at:-2]
+    assert len(read(data[:at] + scan * 50 + data[-2:])) == 1
+    with pytest.raises(UnreadableError, match="more than 100 scans") as caught:
+        read(data[:at] + scan * 200 + data[-2:])
+    assert "baseline" in caught.value.hint
+
+
+def test_jpeg_of_endless_segments_is_refused() -> None:
+    data = encode(picture(), "JPEG")
+    for segment in (b"\xff\xe1\0\x09Exif\0\0x", b"\xff\xfe\0\2", b"\xff" * 9 + b"\xfe\0\2"):
+        assert len(read(data[:2] + segment * 500 + data[2:])) == 1
+        with pytest.raises(UnreadableError, match="1000 segments"):
+            read(data[:2] + segment * 1001 + data[2:])
+
+
+def test_what_only_looks_like_jpeg_segments_does_not_count() -> None:
+    marks = b"\xff\xda\0\2" * 5000
+    data = encode(picture(), "JPEG", restart_marker_blocks=1, quality=100, comment=marks)
+    assert len(read(data + marks)) == 1  # a phone's video behind the photo
+
+
+def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encode(picture("1"), "TIFF", compression="group4"))
+    for start in (8, 12, 16):
+        data[start : start + 2] = b"\xff\xff"
+        page_or_file_error(bytes(data))
+    lzw = bytearray(encode(picture(), "TIFF", compression="tiff_lzw"))
+    lzw[20:60] = bytes(40)
+    page_or_file_error(bytes(lzw))
+    assert capfd.readouterr() == ("", "")
 
 
 class Sick(io.BytesIO):
