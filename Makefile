@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run test test-systemd bench check format lock models install uninstall clean help
+.PHONY: run test test-systemd test-openvino openvino bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -29,7 +29,15 @@ test: $(INSTALLED) ## run the tests with the real engines
 test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, systemd-nspawn)
 	$(BIN)/python -m pytest tests/systemd $(ARGS)
 
-bench: $(INSTALLED) $(PEERS)/.installed .bench/paddle-$(BAD_PADDLE)/.installed ## compare with other OCR programs; CORPUS=folder, ARGS="--only a,b"
+test-openvino: $(INSTALLED) .bench/openvino/.installed ## run the tests of ocr.provider: openvino
+	@$(BIN)/ocr-watcher models pull PP-OCRv6_small PP-OCRv6_tiny
+	PYTHONPATH=.bench/openvino $(BIN)/python -m pytest tests/test_inference.py $(ARGS)
+
+openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor computes in bf16
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock
+	@$(BIN)/ocr-watcher doctor -c $(CONFIG) | grep provider
+
+bench: .bench/openvino/.installed $(INSTALLED) $(PEERS)/.installed .bench/paddle-$(BAD_PADDLE)/.installed ## compare with other OCR programs; CORPUS=folder, ARGS="--only a,b"
 	@$(BIN)/ocr-watcher models pull --all
 	$(BIN)/python benchmarks/compare.py $(if $(CORPUS),--corpus "$(CORPUS)") $(ARGS)
 
@@ -56,9 +64,11 @@ lock: $(INSTALLED) ## resolve the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--extra dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-deps \
+		--custom-compile-command "make lock" requirements-openvino.in -o requirements-openvino.lock
 
 clean: ## remove what the targets made, but no image, result or log
-	rm -rf $(VENV) $(PEERS) .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (paddlepaddle 3.2.2 has no wheels for others)"; exit 69; }
@@ -72,6 +82,12 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@echo "installing the programs to compare with (about 0.5 GB)"
 	@$(PEERS)/bin/python -m pip install --quiet --only-binary :all: -r benchmarks/peers.txt
+	@touch $@
+
+.bench/openvino/.installed: requirements-openvino.lock | $(INSTALLED)
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+		--target $(@D) -r requirements-openvino.lock
 	@touch $@
 
 # Only Paddle itself: what it needs is in $(VENV), in front of which compare.py puts this folder.

@@ -37,11 +37,15 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(sys.executable)
 PEERS = ROOT / ".bench" / "peers" / "bin" / "python"
 OTHER_PADDLE = ROOT / ".bench" / "paddle-3.3.1"
+OPENVINO = ROOT / ".bench" / "openvino"
 
+_TINY = {"model": "PP-OCRv6_tiny", "provider": "onnxruntime"}
 # This program, in the configurations to compare: label, model, what differs from the defaults.
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
-    ("balanced", "PP-OCRv6_small", {}),
-    ("fast", "PP-OCRv6_tiny", {"ocr": {"model": "PP-OCRv6_tiny"}}),
+    ("balanced", "PP-OCRv6_small", {"ocr": {"provider": "onnxruntime"}}),
+    ("balanced-openvino", "PP-OCRv6_small", {"ocr": {"provider": "openvino"}}),
+    ("fast", "PP-OCRv6_tiny", {"ocr": _TINY}),
+    ("small-memory", "PP-OCRv6_tiny", {"ocr": {**_TINY, "threads": 1}}),
 ]
 _SWITCHES = ("use_doc_orientation_classify", "use_doc_unwarping", "use_textline_orientation")
 # Its models are given as folders; without this it looks for its hubs all the same.
@@ -105,8 +109,11 @@ def contestants() -> list[Contestant]:
     mobile, small = off | model_arguments("PP-OCRv5_mobile"), off | model_arguments("PP-OCRv6_small")
     plain = "PaddleOCR().predict"
     return [
-        *(Contestant(f"daemon-{n}", "drop to sidecar", model, "daemon", o) for n, model, o in VARIANTS),
-        *(Contestant(f"engine-{n}", "without the daemon", model, "engine", o) for n, model, o in VARIANTS),
+        *(
+            Contestant(f"{kind}-{n}", what, model, kind, o, path=(OPENVINO,) if "openvino" in n else ())
+            for kind, what in (("daemon", "drop to sidecar"), ("engine", "without the daemon"))
+            for n, model, o in VARIANTS
+        ),
         Contestant("paddleocr", plain, "PP-OCRv5_mobile", "paddleocr", mobile, environment=_NO_HUB),
         Contestant(
             "paddleocr-paddle-3.3.1",

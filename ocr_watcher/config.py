@@ -270,6 +270,7 @@ class OcrSettings(_Section):
     """The engine. `model` is a name, or an absolute folder; `model_store` is absolute, set or not."""
 
     engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
+    provider: Literal["auto", "onnxruntime", "openvino"] = "auto"
     model: Annotated[_Text, AfterValidator(_model)] = "PP-OCRv6_small"
     model_store: Annotated[_Folder, BeforeValidator(_model_store)] = Field(
         default=None, validate_default=True

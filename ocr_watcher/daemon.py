@@ -58,7 +58,7 @@ def make_engine(settings: Settings) -> engine.Engine:
     for note in notes:
         log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
-    return engine.create(ocr.engine, spec, ocr.threads, ocr.params)
+    return engine.create(ocr.engine, spec, ocr.threads, ocr.params, ocr.provider)
 
 
 def check_inboxes(settings: Settings) -> None:
@@ -276,7 +276,11 @@ class Daemon:
         consumer.start()
         parts = _Parts(line, intake, events, watcher, consumer, time.monotonic())
         self._log.info(
-            "daemon.ready", engine=line.engine.name, model=line.engine.model, rss_mb=line.memory.rss_mb()
+            "daemon.ready",
+            engine=line.engine.name,
+            provider=line.engine.provider,
+            model=line.engine.model,
+            rss_mb=line.memory.rss_mb(),
         )
         self._notifier.ready()
         self._loop(parts)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from ocr_watcher import daemon, engine, log, memory, models, result, watch
+from ocr_watcher import daemon, engine, inference, log, memory, models, result, watch
 from ocr_watcher.errors import ExitCode, OcrWatcherError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         ("opencv", _opencv),
         ("configuration", _configuration),
         ("models", _models),
+        ("provider", _provider),
         ("inbox", _inboxes),
         ("state folder", _state),
         ("log folder", _log_folder),
@@ -154,6 +155,12 @@ def _models(settings: Settings) -> Iterator[Check]:
         "paddleocr": "PaddleOCR's own download: the first start needs the network",
     }[spec.source]
     yield Check("ok", "model", f"{spec.name}, {where}")
+
+
+def _provider(settings: Settings) -> Iterator[Check]:
+    if settings.ocr.engine == "onnxruntime":
+        choice = inference.choose(settings.ocr.provider)
+        yield Check("ok", "provider", f"{choice.provider}: {choice.reason}")
 
 
 def _inboxes(settings: Settings) -> Iterator[Check]:

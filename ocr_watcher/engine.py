@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ocr_watcher import models
+from ocr_watcher import inference, models
 from ocr_watcher.errors import ConfigError, EngineError, FileError, OutOfMemoryError, UnavailableError
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """`onnxruntime` or `paddle`, as in the sidecar."""
+
+    @property
+    def provider(self) -> str:
+        """What runs the models: `onnxruntime`, `openvino` or `paddle`."""
 
     @property
     def model(self) -> str:
@@ -294,14 +298,16 @@ def _cgroup_cpus(folder: Path) -> float | None:
 
 # Peak RSS beyond the loaded model, blank and dense pages of 256 to 4,000 px square (docs/memory.md):
 # upper lines through PP-OCRv6_small with onnxruntime, and PP-OCRv5_mobile with paddle.
-_PAGE_MB: Final = {"onnxruntime": (60.0, 220.0), "paddle": (450.0, 160.0)}
+_PAGE_MB: Final = {"onnxruntime": (60.0, 220.0), "openvino": (60.0, 220.0), "paddle": (450.0, 160.0)}
 _NAMES_IN_PADDLEX: Final = {"onnxruntime": "onnxruntime", "paddle": "paddle_static"}
 _PADDLE_ONLY_PARAMS: Final = ("enable_mkldnn", "mkldnn_cache_capacity", "enable_cinn")
 _SWITCHES: Final = ("use_doc_orientation_classify", "use_doc_unwarping", "use_textline_orientation")
 _LOGGERS: Final = ("paddlex", "paddleocr")
 
 
-def create(engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any]) -> PaddleOcrEngine:
+def create(
+    engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any], provider: str = "onnxruntime"
+) -> PaddleOcrEngine:
     """Load PaddleOCR with a model. Takes 5 s and 270 MB (onnxruntime), or 10 s and 520 MB (paddle).
 
     Orientation and unwarping of the document and of lines are off unless `params` switches them on;
@@ -312,7 +318,9 @@ def create(engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any]
         engine: `onnxruntime` or `paddle`.
         spec: the model, from `models.resolve`.
         threads: how many threads to compute with; 0: `usable_cpus()`.
-        params: `ocr.params`; wins over what `spec` says. `engine_config` in it is merged over ours.
+        params: `ocr.params`; wins over what `spec` says. `engine_config` in it is merged over ours, and
+            leaves the models to PaddleX as it does them, as `text_recognition_batch_size` does.
+        provider: `ocr.provider`, for engine `onnxruntime`.
 
     Raises:
         ConfigError: `params` holds what cannot be passed on.
@@ -327,9 +335,16 @@ def create(engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any]
         for name in own:
             logger.warning("ocr.params.%s has no effect with ocr.engine %s", name, engine)
         config = _onnxruntime_config(threads)
-        # A batch is padded to its widest line. Alone, a line costs what it is: 0.92 of the time on
-        # receipts, half on a page of long small lines, where the peak falls from 965 to 544 MB
-        # (docs/memory.md). oneDNN, which compiles for every new shape, is 1.9 times slower that way.
+        choice = inference.choose(provider)
+        as_paddlex = kwargs.keys() & {"engine_config", "text_recognition_batch_size"}
+        if as_paddlex and choice.provider != "onnxruntime":
+            if provider != "auto":
+                raise ConfigError(
+                    f"ocr.provider: {provider} does not go with ocr.params.{min(as_paddlex)}",
+                    hint="Leave one of them out.",
+                )
+            choice = inference.Choice("onnxruntime", f"ocr.params.{min(as_paddlex)} is set")
+        # A batch is padded to its widest line; alone, a line costs what it is.
         kwargs.setdefault("text_recognition_batch_size", 1)
     config |= kwargs.pop("engine_config", {})
     if engine == "paddle" and config.get("run_mode") != "paddle":
@@ -345,7 +360,11 @@ def create(engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any]
             hint="Check ocr.model and ocr.params. Models outside the store need PaddleOCR's model hub to be "
             f"reachable once; `ocr-watcher models pull` brings {', '.join(models.CATALOGUE)}.",
         ) from error
-    return PaddleOcrEngine(engine, spec.name, version, ocr)
+    if engine == "paddle":
+        return PaddleOcrEngine(engine, engine, spec.name, version, ocr)
+    if not as_paddlex:
+        inference.take_over(ocr, choice.provider, threads, _onnxruntime_config(threads))
+    return PaddleOcrEngine(engine, choice.provider, spec.name, version, ocr)
 
 
 def _onnxruntime_config(threads: int) -> dict[str, Any]:
@@ -422,8 +441,9 @@ class PaddleOcrEngine:
     garbage collector, not when the last name goes.
     """
 
-    def __init__(self, name: str, model: str, version: str, ocr: Any) -> None:  # noqa: ANN401 -- as _load
+    def __init__(self, name: str, provider: str, model: str, version: str, ocr: Any) -> None:  # noqa: ANN401 -- as _load
         self.name = name
+        self.provider = provider
         self.model = model
         self.version = version
         self._ocr = ocr
@@ -439,7 +459,7 @@ class PaddleOcrEngine:
 
     def page_mb(self) -> tuple[float, float]:
         """See `Engine.page_mb`."""
-        return _PAGE_MB[self.name]
+        return _PAGE_MB[self.provider]
 
     def warm_up(self) -> None:
         """See `Engine.warm_up`."""
@@ -529,6 +549,7 @@ class FakeEngine:
 
     on_read: Callable[[NDArray[np.uint8]], object] | None = None
     name: str = "fake"
+    provider: str = "fake"
     model: str = "fake"
     version: str = "0"
     shapes: list[tuple[int, ...]] = field(default_factory=list)  # of what was read, in order

@@ -294,6 +294,7 @@ class Worker:
         facts: dict[str, Any] = {
             "engine": {
                 "name": self._engine.name,
+                "provider": self._engine.provider,
                 "model": self._engine.model,
                 "paddleocr": self._engine.version,
                 "ocr_watcher": __version__,

@@ -129,10 +129,11 @@ def test_who_it_is(real_engine: PaddleOcrEngine) -> None:
 
 def test_the_settings_reach_onnxruntime(onnxruntime_engine: PaddleOcrEngine) -> None:
     pipeline = onnxruntime_engine._ocr.paddlex_pipeline
-    for model in (pipeline.text_det_model, pipeline.text_rec_model):
-        options = model.runner.session.get_session_options()
+    recogniser = pipeline.text_rec_model._recogniser  # one thread a line, as many lines as threads
+    for model, threads in ((pipeline.text_det_model, usable_cpus()), (recogniser, 1)):
+        options = model.runner._session.get_session_options()
         assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
-        assert options.intra_op_num_threads == usable_cpus()
+        assert options.intra_op_num_threads == threads
         assert options.inter_op_num_threads == 1
         assert options.log_severity_level == 4
 
@@ -168,7 +169,7 @@ def test_out_of_memory_is_told_from_other_errors(message: str) -> None:
             def predict(self, _bgr: object) -> object:
                 raise error
 
-        return PaddleOcrEngine("onnxruntime", "m", "3", Ocr())
+        return PaddleOcrEngine("onnxruntime", "onnxruntime", "m", "3", Ocr())
 
     image = np.zeros((2, 3, 3), np.uint8)
     for error in (RuntimeError(message), MemoryError()):
@@ -214,7 +215,9 @@ def test_a_turned_document_is_told_in_its_own_pixels(onnxruntime_engine: PaddleO
 
     upright = page(("Invoice 2041", 40, 60))
     lying = np.ascontiguousarray(np.rot90(upright, -angle // 90))
-    (line,) = result.normalise(PaddleOcrEngine("onnxruntime", "m", "3", Orienting()).read(lying))
+    (line,) = result.normalise(
+        PaddleOcrEngine("onnxruntime", "onnxruntime", "m", "3", Orienting()).read(lying)
+    )
 
     assert line.text == "Invoice 2041"
     ink_y, ink_x = np.nonzero(lying[:, :, 0] < 128)

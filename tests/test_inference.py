@@ -1,0 +1,283 @@
+"""The models run our way, compared with the same models run by PaddleX itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from ocr_watcher import engine, inference, models, result
+from ocr_watcher.errors import ConfigError, OutOfMemoryError, UnavailableError
+from ocr_watcher.inference import SideBySide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ocr_watcher.engine import PaddleOcrEngine
+
+WORDS = ("invoice", "total", "amount", "cash", "change", "number", "tax", "RM", "12.50", "x3", "A-17")
+
+
+def scan(seed: int) -> NDArray[np.uint8]:
+    """A receipt as a bad scanner sees it: words of several sizes, a little turned, soft and noisy."""
+    number = random.Random(seed)  # noqa: S311 - the same pages every time
+    page = Image.new("L", (620, 900), 245)
+    draw = ImageDraw.Draw(page)
+    y = 20
+    while y < 860:
+        size = number.choice((16, 20, 26, 34))
+        words = number.choices(WORDS, k=number.choice((1, 2, 3, 6)))
+        draw.text((number.randint(10, 80), y), " ".join(words), 30, ImageFont.load_default(size=size))
+        y += int(size * 1.7)
+    page = page.rotate(number.uniform(-0.7, 0.7), Image.Resampling.BICUBIC, fillcolor=245)
+    page = page.filter(ImageFilter.GaussianBlur(0.6))
+    noise = np.random.default_rng(seed).normal(0, 6, (page.height, page.width))
+    grey = np.clip(np.asarray(page) + noise, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(grey[:, :, np.newaxis], 3, axis=2))
+
+
+@pytest.fixture(scope="module")
+def as_paddlex(model_store: Path) -> Iterator[PaddleOcrEngine]:
+    """The unmodified pipeline: an explicit batch size leaves the models to PaddleX."""
+    spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
+    made = engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
+    yield made
+    made.close()
+
+
+def lines_of(reader: PaddleOcrEngine, page: NDArray[np.uint8]) -> list[result.Line]:
+    return list(result.normalise(reader.read(page)))
+
+
+def test_the_same_lines_as_the_unmodified_pipeline(
+    onnxruntime_engine: PaddleOcrEngine, as_paddlex: PaddleOcrEngine
+) -> None:
+    total = texts = scores = 0
+    for seed in range(6):
+        page = scan(seed)
+        ours, theirs = lines_of(onnxruntime_engine, page), lines_of(as_paddlex, page)
+        assert [line.polygon for line in ours] == [line.polygon for line in theirs]
+        for own, other in zip(ours, theirs, strict=True):
+            total += 1
+            texts += own.text == other.text
+            scores += abs(own.score - other.score) <= 0.02
+            if _width_at_48(own) >= 330:
+                assert own == other  # wide lines are not padded at all
+    print(f"{total} lines: {texts} with the same text, {scores} with a score within 0.02")
+    assert total > 100
+    assert texts >= 0.97 * total
+    assert scores >= 0.95 * total
+
+
+def _width_at_48(line: result.Line) -> float:
+    xs, ys = zip(*line.polygon, strict=True)
+    return float(48 * (max(xs) - min(xs)) / (max(ys) - min(ys)))
+
+
+def test_the_session_of_paddlex_is_replaced_not_doubled(onnxruntime_engine: PaddleOcrEngine) -> None:
+    pipeline = onnxruntime_engine._ocr.paddlex_pipeline._pipeline
+    assert isinstance(pipeline.text_rec_model, SideBySide)
+    assert isinstance(pipeline.text_rec_model._recogniser.runner, inference.OnnxRuntime)
+    assert isinstance(pipeline.text_det_model.runner, inference.OnnxRuntime)
+
+
+def test_word_boxes_are_left_to_paddlex(model_store: Path, onnxruntime_engine: PaddleOcrEngine) -> None:
+    spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
+    made = engine.create("onnxruntime", spec, 0, {"return_word_box": True})
+    page = scan(1)
+    try:
+        found: Any = made.read(page)
+        assert found["text_word"]
+        assert len(found["rec_texts"]) == len(lines_of(onnxruntime_engine, page))
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("params", [{"text_recognition_batch_size": 4}, {"engine_config": {}}])
+def test_who_sets_what_paddlex_does_gets_paddlex(model_store: Path, params: dict[str, Any]) -> None:
+    spec = models.resolve("PP-OCRv6_tiny", model_store, "onnxruntime", None)
+    made = engine.create("onnxruntime", spec, 0, params, "auto")
+    assert not isinstance(made._ocr.paddlex_pipeline._pipeline.text_rec_model, SideBySide)
+    assert made.provider == "onnxruntime"
+    made.close()
+
+
+# -- side by side ------------------------------------------------------------------------------
+
+
+class Recogniser:
+    """What `SideBySide` asks of PaddleX's: the text of a line is its first pixel."""
+
+    model_name = "fake"
+    vis_font = None
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+        self.threads: set[str] = set()
+        self.error: Exception | None = None
+        self.together = threading.Barrier(2, timeout=20)
+        self.pre_tfs = {"Read": lambda imgs: imgs, "ReisizeNorm": self}
+        self.post_op = self
+        self.rec_image_shape = (3, 48, 320)
+        self.max_imgW = 3200
+        self.closed = False
+
+    def resize_norm_img(self, image: NDArray[np.uint8], ratio: float) -> NDArray[np.float32]:
+        width = min(int(48 * ratio), self.max_imgW)
+        self.widths.append(width)
+        return np.full((3, 48, width), image[0, 0, 0], np.float32)
+
+    def runner(self, x: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        self.threads.add(threading.current_thread().name)
+        if self.error:
+            raise self.error
+        likely = np.zeros((1, 1, 256), np.float32)
+        likely[0, 0, int(x[0][0, 0, 0, 0])] = 0.5
+        return [likely]
+
+    def decode(self, best: Any, how: Any, *, is_remove_duplicate: bool) -> list[tuple[str, float]]:
+        assert is_remove_duplicate
+        return [(str(best[0, 0]), float(how[0, 0]))]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def line(width: int, value: int, height: int = 48) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_results_come_in_the_order_of_the_lines(workers: int) -> None:
+    recogniser = Recogniser()
+    reader = SideBySide(recogniser, workers, even=False)
+    lines = [line(10 + 37 * n % 700, n) for n in range(100)]
+    assert [found["rec_text"] for found in reader(lines)] == [str(n) for n in range(100)]
+    assert list(reader([])) == []
+    reader.close()
+    assert recogniser.closed
+
+
+@pytest.mark.parametrize(
+    ("size", "even", "padded"),
+    [
+        ((10, 48), False, 96),  # 10 + 64, on to a multiple of 32
+        ((64, 48), False, 128),
+        ((200, 48), False, 288),
+        ((250, 48), False, 320),
+        ((310, 48), False, 320),  # never more than PaddleX
+        ((320, 48), False, 320),
+        ((501, 48), False, 501),  # as PaddleX
+        ((501, 48), True, 512),
+        ((10, 48), True, 96),
+        ((5000, 48), False, 3200),
+        ((5000, 48), True, 3200),
+        ((7, 96), False, 96),
+    ],
+)
+def test_short_lines_are_padded_less(size: tuple[int, int], padded: int, *, even: bool) -> None:
+    recogniser = Recogniser()
+    list(SideBySide(recogniser, 1, even=even)([line(size[0], 1, size[1])]))
+    assert recogniser.widths == [padded]
+
+
+def test_an_error_in_a_thread_reaches_the_reader() -> None:
+    recogniser = Recogniser()
+    reader = SideBySide(recogniser, 2, even=False)
+    recogniser.error = MemoryError("scripted")
+    with pytest.raises(MemoryError):
+        list(reader([line(10, n) for n in range(8)]))
+    recogniser.error = None
+    assert len(list(reader([line(10, n) for n in range(8)]))) == 8
+    reader.close()
+
+
+def test_want_of_memory_in_a_thread_is_told_and_the_engine_goes_on(
+    onnxruntime_engine: PaddleOcrEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser = onnxruntime_engine._ocr.paddlex_pipeline._pipeline.text_rec_model._recogniser
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+
+    page = scan(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(recogniser, "runner", refuse)
+        with pytest.raises(OutOfMemoryError):
+            onnxruntime_engine.read(page)
+    assert lines_of(onnxruntime_engine, page)
+
+
+# -- the provider ------------------------------------------------------------------------------
+
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+needs_openvino = pytest.mark.skipif(
+    not HAS_OPENVINO, reason="OpenVINO is an extra: `make test-openvino` installs it and runs these"
+)
+
+
+class Core:
+    def __init__(self, *able: str) -> None:
+        self._able = list(able)
+
+    def get_property(self, _device: str, _name: str) -> list[str]:
+        return self._able
+
+
+def test_auto_takes_openvino_only_where_it_is_there_and_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert inference.choose("auto").provider == "onnxruntime"
+    with pytest.raises(UnavailableError, match="not installed") as refused:
+        inference.choose("openvino")
+    assert "pip install" in refused.value.hint
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(inference, "_openvino_core", lambda: Core("FP32", "BF16"))
+    assert inference.choose("auto").provider == "openvino"
+    assert inference.choose("onnxruntime").provider == "onnxruntime"
+    monkeypatch.setattr(inference, "_openvino_core", lambda: Core("FP32"))
+    assert inference.choose("auto").provider == "onnxruntime"
+    assert inference.choose("openvino").provider == "openvino"
+
+
+def test_openvino_and_paddlex_settings_exclude_each_other(
+    model_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "choose", lambda _: inference.Choice("openvino", ""))
+    spec = models.resolve("PP-OCRv6_tiny", model_store, "onnxruntime", None)
+    with pytest.raises(ConfigError, match="text_recognition_batch_size"):
+        engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 6}, "openvino")
+
+
+@needs_openvino
+def test_openvino_reads_the_same_words(model_store: Path, onnxruntime_engine: PaddleOcrEngine) -> None:
+    spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
+    made = engine.create("onnxruntime", spec, 0, {}, "openvino")
+    assert made.provider == "openvino"
+    same = total = 0
+    for seed in range(3):
+        page = scan(seed)
+        ours = [line.text for line in lines_of(made, page)]
+        theirs = [line.text for line in lines_of(onnxruntime_engine, page)]
+        total += len(theirs)
+        same += sum(text in ours for text in theirs)
+    made.close()
+    print(f"{same} of {total} lines are the same in bf16 and fp32")
+    assert same >= 0.9 * total
+
+
+@needs_openvino
+def test_an_odd_page_does_openvino_no_harm(model_store: Path) -> None:
+    spec = models.resolve("PP-OCRv6_tiny", model_store, "onnxruntime", None)
+    made = engine.create("onnxruntime", spec, 0, {}, "openvino")
+    for shape in ((1, 1, 3), (1, 900, 3), (900, 1, 3), (40, 2000, 3)):
+        assert lines_of(made, np.full(shape, 255, np.uint8)) == []
+    made.warm_up()
+    made.close()
