@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
@@ -37,6 +39,9 @@ _PADDING_PX: Final = 64
 _STEP_PX: Final = 32
 # More lines at once would take more memory than they save time.
 _MAX_SIDE_BY_SIDE: Final = 4
+# Together they are at most this wide, at a height of 48 px: as wide as PaddleX makes the widest line, which
+# takes some 270 MiB alone (docs/memory.md).
+_MAX_WIDTH_TOGETHER_PX: Final = 3200
 # Compiled shapes that OpenVINO keeps for each model. Unlimited, memory grows with every new width; with 8 an
 # image of receipts took a few per cent more time.
 _OPENVINO_SHAPES: Final = 32
@@ -160,6 +165,28 @@ class OpenVino:
 # -- inside PaddleX ----------------------------------------------------------------------------
 
 
+class _Room:
+    """So much of something that several threads share; whoever wants more than is left waits."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        """Have `amount` of it meanwhile; who wants more than there is gets all."""
+        amount = min(amount, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
+
+
 class SideBySide:
     """Stands in for PaddleX's recogniser: the same lines in, the same results out.
 
@@ -172,6 +199,7 @@ class SideBySide:
         self._recogniser = recogniser
         self._even = even
         self._resize = recogniser.pre_tfs["ReisizeNorm"]
+        self._room = _Room(_MAX_WIDTH_TOGETHER_PX)
         self._pool = ThreadPoolExecutor(workers, "recogniser") if workers > 1 else None
 
     def __call__(
@@ -186,8 +214,11 @@ class SideBySide:
         if self._pool is None:
             yield from map(self._read, lines)
             return
-        # Wide ones first: a wide one at the end would leave the other threads without work.
-        order = sorted(range(len(lines)), key=lambda i: lines[i].shape[0] / lines[i].shape[1])
+        # A wide one beside a narrow one, the widest first: they share the room, and none is left for the end
+        # that the others would wait for.
+        wide = sorted(range(len(lines)), key=lambda i: lines[i].shape[0] / lines[i].shape[1])
+        order = [i for pair in zip(wide, reversed(wide), strict=True) for i in pair]
+        order = list(dict.fromkeys(order))  # each comes from both ends
         done = dict(zip(order, self._pool.map(self._read, (lines[i] for i in order)), strict=True))
         yield from (done[i] for i in range(len(lines)))
 
@@ -202,7 +233,9 @@ class SideBySide:
             if padded_px > least_px:
                 padded_px = max(least_px, _up_to_step(wide_px))
             ratio = (padded_px + 0.5) / height_px
-        (likely,) = self._recogniser.runner(x=[self._resize.resize_norm_img(image, ratio)[np.newaxis]])
+        prepared = self._resize.resize_norm_img(image, ratio)[np.newaxis]
+        with self._room.taken(prepared.shape[-1]):
+            (likely,) = self._recogniser.runner(x=[prepared])
         # As its post_op does, with one pass over the 18,710 characters of every column instead of three.
         best = likely.argmax(axis=-1)
         how = np.take_along_axis(likely, best[..., np.newaxis], axis=-1)[..., 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,7 +124,6 @@ class Recogniser:
         self.widths: list[int] = []
         self.threads: set[str] = set()
         self.error: Exception | None = None
-        self.together = threading.Barrier(2, timeout=20)
         self.pre_tfs = {"Read": lambda imgs: imgs, "ReisizeNorm": self}
         self.post_op = self
         self.rec_image_shape = (3, 48, 320)
@@ -187,6 +187,27 @@ def test_short_lines_are_padded_less(size: tuple[int, int], padded: int, *, even
     recogniser = Recogniser()
     list(SideBySide(recogniser, 1, even=even)([line(size[0], 1, size[1])]))
     assert recogniser.widths == [padded]
+
+
+def test_lines_side_by_side_are_together_no_wider_than_the_widest() -> None:
+    recogniser = Recogniser()
+    inside: list[int] = []
+    most = 0
+
+    def run(x: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        nonlocal most
+        inside.append(x[0].shape[-1])
+        most = max(most, sum(inside))
+        time.sleep(0.002)  # so that runs overlap
+        inside.remove(x[0].shape[-1])
+        return Recogniser().runner(x)
+
+    recogniser.runner = run  # type: ignore[method-assign]
+    reader = SideBySide(recogniser, 4, even=False)
+    lines = [line(3200 if n % 2 else 1000, n) for n in range(60)]
+    assert [found["rec_text"] for found in reader(lines)] == [str(n) for n in range(60)]
+    assert most == 3200
+    reader.close()
 
 
 def test_an_error_in_a_thread_reaches_the_reader() -> None:
