@@ -5,7 +5,8 @@
 #   systemd/install.sh uninstall            all of that but configuration, inbox, state and logs
 #   systemd/install.sh uninstall --purge    those too
 #
-# Running `install` again upgrades: the configuration stays as it is. PYTHON chooses the interpreter.
+# Running `install` again upgrades: the configuration stays as it is. PYTHON chooses the interpreter,
+# OPENVINO=1 adds OpenVINO.
 set -euo pipefail
 
 source_dir=$(cd "$(dirname "$0")/.." && pwd)
@@ -41,6 +42,9 @@ install_service() {
     local pip=("$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check)
     "${pip[@]}" --require-hashes --only-binary :all: -r "$source_dir/requirements.lock"
     "${pip[@]}" --no-deps --no-build-isolation --force-reinstall "$source_dir"
+    if [ -n "${OPENVINO:-}" ]; then
+        "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-openvino.lock"
+    fi
 
     install -m 0644 "$source_dir/README.md" "$prefix/README.md"
     install -m 0644 "$source_dir/config.yaml" "$prefix/config.yaml.example"
