@@ -107,6 +107,8 @@ def soak(home: Path, total: int) -> dict[str, Any]:
             except ValueError:
                 print(row, end="", file=sys.stderr)
                 continue
+            if event["level"] != "info" or event["event"] == "daemon.exiting":
+                print(row, end="", file=sys.stderr)
             if event["event"] in ("ocr.done", "file.quarantined"):
                 time.sleep(0.03)  # the job's memory is given back after its log line
                 rss_mb, peak_mb = status(process.pid)
