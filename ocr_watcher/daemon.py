@@ -160,14 +160,13 @@ class Scan:
                 record_names=sidecar.names,
                 trouble=self._trouble,
             ):
-                if isinstance(item, watch.Leftover):
-                    log.get().info(
-                        "file.leftover", path=item.path, removed=sidecar.remove_leftover(item.path)
-                    )
-                elif isinstance(item, watch.Found):
+                if isinstance(item, watch.Found):
                     self.found += 1
                     self._seen.add(hash(item.path))
                     self.current += self._intake.found(item)
+                elif item is not None:
+                    removed = sidecar.remove_leftover(item.folder, os.path.basename(item.path))
+                    log.get().info("file.leftover", path=item.path, removed=removed)
                 yield
 
     def _trouble(self, folder: str, error: OSError) -> None:

@@ -44,22 +44,26 @@ def open_folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
     Raises `VanishedError` where a step is missing or has become a link, `AccessError` where the
     operating system refuses.
     """
-    what = str(root.joinpath(*parts))
     try:
-        fd = os.open(root, _FOLDER)
+        fd = descend(root, parts)
     except OSError as error:
-        raise access_error(error, what) from error
+        raise access_error(error, str(root.joinpath(*parts))) from error
     try:
-        for part in parts:
-            try:
-                below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
-            except OSError as error:
-                raise access_error(error, what) from error
-            os.close(fd)
-            fd = below
         yield fd
     finally:
         os.close(fd)
+
+
+def descend(root: str | Path, parts: tuple[str, ...]) -> int:
+    """Open the folder `parts` below `root`; the caller closes the descriptor. Raises OSError."""
+    fd = os.open(root, _FOLDER)
+    for part in parts:
+        try:
+            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
 
 
 def open_file(folder: int, name: str) -> BufferedReader:

@@ -178,8 +178,9 @@ class Intake:
 
     def forget_known_except(self, seen: set[int]) -> None:
         """After a whole scan: drop what is known of files that are no more (`seen`: hashes of paths)."""
-        self._known = {path: stamp for path, stamp in self._known.items() if hash(path) in seen}
-        self.failed.intersection_update(self._known)
+        for path in [path for path in self._known if hash(path) not in seen]:
+            del self._known[path]
+            self.failed.discard(path)
 
     def start_over(self) -> None:
         """Forget every settling file: after an error left them half judged. A scan finds them again."""

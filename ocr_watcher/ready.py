@@ -57,7 +57,7 @@ class Rules:
         """Whether a file of this name is an image to be read."""
         dot = name.rfind(".")
         # dot > 0: ".png" is a hidden file without extension
-        return dot > 0 and name[dot:].lower() in self.extensions and not self.ignores(name)
+        return dot > 0 and name[dot:].lower() in self.extensions and self.ignore.match(name) is None
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,8 @@ def printable(name: str) -> str:
 def names(image: str) -> Names:
     """The names of the two records of `image` (a file name, no path)."""
     longest = _NAME_MAX - len(b".error.json")
-    raw = os.fsencode(image)
-    if len(raw) > longest:
+    # A character takes four bytes at most: nearly every name is told by its length.
+    if len(image) > longest // 4 and len(raw := os.fsencode(image)) > longest:
         digest = hashlib.sha256(raw).hexdigest()[:8]
         # "ignore": the cut may fall into a multi-byte character
         image = raw[: longest - 9].decode("utf-8", "ignore") + "~" + digest
@@ -122,6 +122,8 @@ def is_shortened(image: str) -> bool:
 
 def is_leftover(name: str) -> bool:
     """Whether `name` is a temporary file that a killed process left behind."""
+    if not name.startswith(".ocr-watcher-"):  # quick, and asked of every name
+        return False
     match = _TEMPORARY.fullmatch(name)
     return match is not None and match[1] != _TOKEN
 
@@ -360,10 +362,10 @@ def write_error(
         _write(folder, own.error, document, like)
 
 
-def remove_leftover(path: str) -> bool:
+def remove_leftover(folder: int, name: str) -> bool:
     """Remove a killed process's temporary file; False where that was not possible."""
     try:
-        os.unlink(path)
+        os.unlink(name, dir_fd=folder)
     except OSError as error:
         return error.errno == errno.ENOENT
     return True

@@ -2,7 +2,7 @@
 
 Events make it quick, the scan makes it complete: events get lost (queue overflow, network mounts,
 folders that appear while a watch is being added), so every promise rests on the scan and none on
-an event. Knows names and folders, never contents. Imports `errors` and `ready`.
+an event. Knows names and folders, never contents. Imports `files` and `ready`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -28,6 +28,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import EventDispatcher, EventEmitter
 from watchdog.utils import BaseThread
+
+from ocr_watcher.files import descend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -310,8 +312,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 # -- the scan ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An image-like name that the scan met. `records` says whether any record has its name."""
 
     path: str
@@ -321,9 +322,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A temporary file of a process that was killed."""
+    """A temporary file of a process that was killed.
+
+    `folder` is the descriptor of its folder, open until the scan goes on: the path could lead
+    elsewhere by now.
+    """
 
     path: str
+    folder: int
 
 
 def scan(
@@ -337,31 +343,42 @@ def scan(
 ) -> Iterator[Found | Leftover | None]:
     """Walk `folder` lazily and yield what may be work; None now and then, so that the caller can pause.
 
-    Links are never followed. A folder that cannot be listed is told to `trouble` and left out.
+    Links are never followed, also where one takes a folder's place while the scan is under way. A
+    folder that cannot be listed is told to `trouble` and left out.
     """
-    stack = [folder]
+    stack: list[tuple[str, ...]] = [()]
     while stack:
-        here = stack.pop()
-        listing = _Listing()
+        parts = stack.pop()
+        here = os.path.join(folder, *parts)
         try:
-            yield from _list(here, rules, is_leftover, listing)
+            fd = descend(folder, parts)
         except OSError as error:
             trouble(here, error)
             continue
-        if recursive:
-            stack += listing.folders
-        for name in listing.images:
-            path = os.path.join(here, name)
+        try:
+            listing = _Listing()
             try:
-                status = os.stat(path, follow_symlinks=False)
-            except OSError:
-                continue  # gone meanwhile
-            yield Found(path, status, records=not listing.records.isdisjoint(record_names(name)))
+                yield from _list(fd, here, rules, is_leftover, listing)
+            except OSError as error:
+                trouble(here, error)
+                continue
+            if recursive:
+                stack += [(*parts, name) for name in listing.folders]
+            prefix = os.path.join(here, "")
+            for name in listing.images:
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except OSError:
+                    continue  # gone meanwhile
+                records = not listing.records.isdisjoint(record_names(name))
+                yield Found(prefix + name, status, records)
+        finally:
+            os.close(fd)
 
 
 @dataclass
 class _Listing:
-    """One folder: names of images and of what may be records, paths of folders."""
+    """One folder: names of images, of what may be records, and of folders."""
 
     images: list[str] = field(default_factory=list)
     records: set[str] = field(default_factory=set)
@@ -369,19 +386,26 @@ class _Listing:
 
 
 def _list(
-    here: str, rules: Rules, is_leftover: Callable[[str], bool], listing: _Listing
+    fd: int, here: str, rules: Rules, is_leftover: Callable[[str], bool], listing: _Listing
 ) -> Iterator[Leftover | None]:
-    """Sort the names of one folder into `listing`."""
-    with os.scandir(here) as entries:
+    """Sort the names of one open folder into `listing`.
+
+    Half of 200,000 names are records, so what is cheap to tell comes first.
+    """
+    images, records, wants = listing.images.append, listing.records.add, rules.wants
+    with os.scandir(fd) as entries:
         for count, entry in enumerate(entries, 1):
-            if is_leftover(entry.name):
-                yield Leftover(entry.path)
-            elif not rules.ignores(entry.name):
-                if entry.is_dir(follow_symlinks=False):
-                    listing.folders.append(entry.path)
-                if rules.wants(entry.name):
-                    listing.images.append(entry.name)
-                elif entry.name.endswith(".json"):
-                    listing.records.add(entry.name)
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if not rules.ignores(name):
+                    listing.folders.append(name)
+                if wants(name):  # to be told that it is none
+                    images(name)
+            elif name.endswith(".json"):
+                records(name)
+            elif is_leftover(name):
+                yield Leftover(os.path.join(here, name), fd)
+            elif wants(name):
+                images(name)
             if count % _PAUSE_EVERY == 0:
                 yield None

@@ -349,7 +349,10 @@ class Worker:
                 self._journal.end(job.path)
                 return Outcome.GONE
             except (FileError, OSError, MemoryError) as trouble:
-                # The error record could not be written: its attempts stay in the journal.
+                # The error record could not be written, which is not the file's fault: the next try
+                # ends in the same error, however many there are.
+                self._journal.failed(job.path, error.code, str(error))
+                self._journal.forgive(job.path)
                 self._log.warning("sidecar.failed", path=job.path, message=str(trouble))
                 return Outcome.RETRY
         if not final:

@@ -1,31 +1,50 @@
 """The real program on the fake engine: `python -m tests.fake_daemon run -c config.yaml`.
 
 What the engine does comes from the environment: `FAKE_READ_S` is how long it takes over an image;
-a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT` or `FAKE_RAISE` makes it misbehave over images
-of that width (px); `FAKE_LEAK_MB` is lost at every image. A file `reading` in the working folder says
-that an image is in hand.
+a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT`, `FAKE_RAISE` or `FAKE_THREAD_EXIT` makes it
+misbehave over images of that width (px); `FAKE_LEAK_MB` is lost at every image. A file `reading` in
+the working folder says that an image is in hand.
+
+Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the handler fails over;
+`FAKE_DIES` is the thread of the observer (`dispatcher`, `reader`, `emitter`) that ends at the next
+event once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
+at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import random
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ocr_watcher import cli, daemon
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyEmitter
+from watchdog.observers.inotify_c import InotifyFD
+
+from ocr_watcher import cli, daemon, intake, watch
 from ocr_watcher.engine import FakeEngine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
+    from watchdog.events import FileSystemEvent
 
     from ocr_watcher.config import Settings
 
 
 _lost: list[bytearray] = []
+# What the observer's threads do for every event.
+_STEPS = {
+    "dispatcher": (BaseObserver, "dispatch_events"),
+    "reader": (InotifyFD, "handle_event"),
+    "emitter": (InotifyEmitter, "queue_events"),
+}
 
 
 class _Scripted(FakeEngine):
@@ -43,6 +62,8 @@ class _Scripted(FakeEngine):
             os._exit(3)
         if width == os.environ.get("FAKE_RAISE"):
             raise RuntimeError("scripted")
+        if width == os.environ.get("FAKE_THREAD_EXIT"):
+            raise SystemExit("scripted")
         return super().read(bgr)
 
 
@@ -50,6 +71,39 @@ def _make(settings: Settings) -> FakeEngine:  # noqa: ARG001 - the signature of 
     return _Scripted()
 
 
-if __name__ == "__main__":
+def _before(owner: type, name: str, act: Callable[..., None]) -> None:
+    """Have `act` called before the method, with its arguments."""
+    real = getattr(owner, name)
+
+    def both(*args: Any, **options: Any) -> Any:
+        act(*args)
+        return real(*args, **options)
+
+    setattr(owner, name, both)
+
+
+def _raise_over(_handler: object, event: FileSystemEvent) -> None:
+    if os.environ["FAKE_HANDLER_RAISES"] in os.fsdecode(event.src_path) + os.fsdecode(event.dest_path):
+        raise RuntimeError("scripted")
+
+
+def _die(*_: object) -> None:
+    if Path("die").exists():
+        raise SystemExit  # ends a thread without a word
+
+
+def _set_up() -> None:
     daemon.make_engine = _make
+    if "FAKE_HANDLER_RAISES" in os.environ:
+        _before(watch._Handler, "_translate", _raise_over)
+    if dies := os.environ.get("FAKE_DIES"):
+        _before(*_STEPS[dies], _die)
+    if "FAKE_CLOCK" in os.environ:
+        time.time = lambda: random.uniform(0, 4e9)  # noqa: S311 - any moment until 2096
+    if pause := os.environ.get("FAKE_PAUSE_S"):
+        intake._FIRST_PAUSE_S = float(pause)
+
+
+if __name__ == "__main__":
+    _set_up()
     sys.exit(cli.main())

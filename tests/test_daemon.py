@@ -261,6 +261,97 @@ def test_a_file_that_ends_the_process_is_quarantined(home: Path, way: str) -> No
     assert (error["code"], error["attempts"]) == ("engine_crashed", 2)
 
 
+def test_a_handler_that_fails_is_logged_and_its_files_are_found_by_the_scan_it_asks_for(home: Path) -> None:
+    write_config(home, watch={"rescan_interval_s": 3600})
+    inbox = home / "inbox"
+    whole = dot(home / "whole.png", (300, 200)).read_bytes()
+    with daemon(home, {"FAKE_HANDLER_RAISES": "odd"}) as running:
+        running.wait_for("scan.done")
+        for number in range(20):
+            dot(inbox / f"odd-{number}.png")
+        (home / "odd").mkdir()
+        dot(home / "odd" / "inside.png")
+        (home / "odd").rename(inbox / "odd")
+        dot(home / "late.png").rename(inbox / "odd-moved.png")
+        with (inbox / "odd-slow.png").open("wb", buffering=0) as file:
+            file.write(whole[:100])
+            running.wait_for("ocr.done", 22)
+            file.write(whole[100:])
+        running.wait_for("ocr.done", 23)
+        dot(inbox / "even.png")
+        running.wait_for("ocr.done", 24)
+        failures = running.events("watch.event_failed")
+        assert "RuntimeError: scripted" in running.text
+        assert running.stop() == 0
+        done = [event["path"] for event in running.events("ocr.done")]
+    assert len(set(done)) == len(done) == 24
+    assert sidecar_of(inbox / "odd-slow.png")["text"] == "200x300"
+    print(f"{len(failures)} events failed in the handler: 23 of 23 files done without them")
+
+
+@pytest.mark.parametrize("thread", ["dispatcher", "reader"])
+def test_a_dead_observer_ends_the_process_and_the_next_one_does_what_it_missed(
+    home: Path, thread: str
+) -> None:
+    write_config(home, watch={"rescan_interval_s": 3600})
+    inbox = home / "inbox"
+    with daemon(home, {"FAKE_DIES": thread}) as running:
+        dot(inbox / "before.png")
+        running.wait_for("ocr.done")
+        (home / "die").touch()
+        for number in range(10):
+            dot(inbox / f"{number}.png")
+        assert running.wait() == 1
+        (died,) = running.events("daemon.thread_died")
+        assert (died["thread"], died["level"]) == ("observer", "error")
+        assert running.events("daemon.exiting")[0]["exit_code"] == 1
+        done = len(running.events("ocr.done"))
+    with daemon(home) as running:
+        running.wait_for("ocr.done", 11 - done)
+        assert running.stop() == 0
+    names = ["before", *(str(number) for number in range(10))]
+    assert sorted(os.listdir(inbox)) == sorted(f"{name}.png{end}" for name in names for end in ("", ".json"))
+    print(f"the {thread} died, exit code 1: {done} files done before, {11 - done} after the restart")
+
+
+def test_a_dead_emitter_is_replaced_and_what_it_missed_is_found(home: Path) -> None:
+    write_config(home, watch={"rescan_interval_s": 3600})
+    inbox = home / "inbox"
+    with daemon(home, {"FAKE_DIES": "emitter"}) as running:
+        running.wait_for("scan.done")
+        (home / "die").touch()
+        for number in range(10):
+            dot(inbox / f"{number}.png")
+        running.wait_for("watch.started", 2)
+        (home / "die").unlink()  # or the next one dies too
+        running.wait_for("ocr.done", 10)
+        dot(inbox / "after.png")
+        running.wait_for("ocr.done", 11)
+        assert running.stop() == 0
+        print(f"{len(running.events('watch.started')) - 1} emitters died: 11 files done")
+
+
+def test_a_dead_consumer_ends_the_process_and_in_the_end_the_file(home: Path) -> None:
+    inbox = home / "inbox"
+    for number in range(10):
+        dot(inbox / f"{number}.png")
+    dot(inbox / "bad.png", (77, 10))
+    for _ in range(3):
+        with daemon(home, {"FAKE_THREAD_EXIT": "77"}) as running:
+            assert running.wait() == 1
+            (died,) = running.events("daemon.thread_died")
+            assert (died["thread"], died["level"]) == ("consumer", "error")
+            assert "SystemExit: scripted" in running.text
+            assert running.events("daemon.exiting")[0]["exit_code"] == 1
+    with daemon(home, {"FAKE_THREAD_EXIT": "77"}) as running:
+        until(lambda: len(list(inbox.glob("*.json"))) == 11)
+        assert running.stop() == 0
+    assert {sidecar_of(inbox / f"{number}.png")["status"] for number in range(10)} == {"ok"}
+    error = error_of(inbox / "bad.png")["error"]
+    assert (error["code"], error["attempts"]) == ("engine_crashed", 3)
+    print("3 consumers died, exit code 1 each: 10 sidecars, 1 error record")
+
+
 def test_a_leak_recycles_the_process_between_files_and_nothing_is_lost_or_doubled(home: Path) -> None:
     write_config(home, memory={"soft_limit_mb": 300, "rss_limit_mb": 400})
     for number in range(60):

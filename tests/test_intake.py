@@ -6,6 +6,10 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ocr_watcher.intake import Intake, Job, Outcome
 from ocr_watcher.ready import CLOSED_SETTLE_S, Stamp
@@ -271,3 +275,131 @@ def test_something_else_with_an_images_name_is_told_once() -> None:
         ("/in/d.png", "it is a folder, not a file"),
         ("/in/l.png", "it is a symbolic link, not a file"),
     ]
+
+
+# -- any order of events -------------------------------------------------------------------------
+
+PATHS = ("/in/a.png", "/in/sub/b.png", "/in2/c.png")
+pauses = st.sampled_from([0.001, 0.01, CLOSED_SETTLE_S, 0.03, 0.5, 0.99, 1.0, 1.01, 5.0])
+# What happens to a file, at the pace of writers that never wait as long as settle_s in between, and what
+# of it is told: events come late, out of order, or not at all. Times go back and forth.
+steps = st.one_of(
+    st.tuples(st.sampled_from(["write", "close", "replace", "remove", "event"]), st.sampled_from(PATHS)),
+    st.tuples(st.just("pass"), pauses),
+    st.tuples(st.sampled_from(["scan", "step", "work", "complete"]), st.none()),
+)
+
+
+@dataclass
+class Story:
+    """A world whose files change under its eyes, and what must hold whenever one is offered."""
+
+    world: World
+    changed: dict[str, float] = field(default_factory=dict)  # when a file became what it is
+    closed: dict[str, float] = field(default_factory=dict)  # when the intake was last told of a close
+    offered: list[tuple[str, Stamp]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    worked: list[tuple[Job, Outcome]] = field(default_factory=list)
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        self.world.intake._offer = self.offer
+
+    def offer(self, job: Job) -> bool:
+        if not self.world.offer(job):
+            return False
+        now, path = self.world.clock.now, job.path
+        status = self.world.stat(path)
+        if status is None or Stamp.of(status) != job.stamp:
+            self.wrong.append(f"{path} was offered as it is not")
+        still = now - self.changed[path]
+        if still < RULES.settle_s - 1e-9 and (job.settled or path not in self.closed or not job.stamp[0]):
+            self.wrong.append(f"{path} was offered {still} s after it changed")
+        if still < CLOSED_SETTLE_S - 1e-9:
+            self.wrong.append(f"{path} was offered at once")
+        self.offered.append((path, job.stamp))
+        return True
+
+    def change(self, path: str, size: int) -> None:
+        self.version += 1
+        # No version has the stamp of another; times jump, as clocks and copies do.
+        self.world.files[path] = (size, self.version if self.version % 2 else -self.version * 10**18)
+        self.changed[path] = self.world.clock.now
+        self.world.records.pop(path, None)
+        self.closed.pop(path, None)
+
+    def do(self, what: str, about: Any) -> None:  # noqa: C901 - a line a case
+        world = self.world
+        match what:
+            case "write":
+                self.change(about, world.files.get(about, (-1, 0))[0] + 1)  # created empty
+            case "replace":
+                self.change(about, 7)
+            case "remove":
+                world.files.pop(about, None)
+                self.changed.pop(about, None)
+            case "close":
+                self.closed[about] = world.clock.now
+                world.intake.notice(about, closed=True)
+            case "event":
+                world.intake.notice(about)
+            case "pass":
+                world.pass_(about)
+            case "scan":
+                self.scan()
+            case "step":
+                world.intake.step()
+            case "work" if world.queue:
+                self.work(world.queue.pop(0))
+            case "complete" if self.worked:
+                world.intake.completed(*self.worked.pop(0))
+
+    def scan(self) -> None:
+        self.world.intake.rescan_due = False
+        self.world.scan()
+
+    def work(self, job: Job) -> None:
+        """What the worker makes of it now; the intake hears of it later."""
+        status = self.world.stat(job.path)
+        if status is None:
+            outcome = Outcome.GONE
+        elif Stamp.of(status) != job.stamp:
+            outcome = Outcome.RESETTLE
+        else:
+            outcome = Outcome.DONE
+            self.world.records[job.path] = (job.stamp, State.DONE)
+        self.worked.append((job, outcome))
+
+    def end(self) -> None:
+        """Everything stands still, rescans come in their time, the worker works."""
+        for _ in range(4):
+            self.scan()
+            self.world.pass_(5.0)
+            while self.world.queue or self.worked:
+                self.do("work", None)
+                self.do("complete", None)
+                self.world.intake.step()
+
+
+def test_in_any_order_of_events_no_file_is_offered_while_it_is_written_and_each_version_once() -> None:
+    stories = offers = 0
+
+    @settings(max_examples=1000, deadline=None)
+    @given(st.lists(steps, min_size=20, max_size=60), st.integers(1, 3))
+    def play(told: list[tuple[str, Any]], queue_size: int) -> None:
+        nonlocal stories, offers
+        story = Story(World(queue_size=queue_size))
+        for what, about in told:
+            story.do(what, about)
+        story.end()
+        assert story.wrong == []
+        assert len(set(story.offered)) == len(story.offered)
+        for path, stamp in story.world.files.items():
+            assert story.world.records[path] == (Stamp(*stamp), State.DONE)
+            assert (path, Stamp(*stamp)) in story.offered
+        assert story.world.intake.waiting == story.world.intake.busy == 0
+        stories += 1
+        offers += len(story.offered)
+
+    play()
+    print(f"{stories} orders of events: {offers} versions offered, each once and none too early")

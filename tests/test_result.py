@@ -365,6 +365,34 @@ def test_a_broken_field_never_raises_anything_else(field: str, value: object) ->
     assert len(lines) == 2 or field == "rec_texts"
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_bad_number_anywhere_fails_the_page(shape: str) -> None:
+    """A broken inference shows in numbers; the lines around it are not to be trusted either."""
+    tried = 0
+
+    @settings(max_examples=50)
+    @given(
+        lines=some_lines,
+        bad=st.sampled_from([math.nan, math.inf, -math.inf]),
+        where=st.integers(0, 8),
+        which=st.data(),
+    )
+    def play(lines: tuple[Line, ...], bad: float, where: int, which: st.DataObject) -> None:
+        nonlocal tried
+        index = which.draw(st.integers(0, len(lines) - 1))
+        line = lines[index]
+        numbers = [line.score, *(number for point in line.polygon for number in point)]
+        numbers[where] = bad
+        score, *rest = numbers
+        broken = Line(line.text, score, tuple(zip(rest[::2], rest[1::2], strict=True)))
+        with pytest.raises(EngineError):
+            normalise(SHAPES[shape]((*lines[:index], broken, *lines[index + 1 :])))
+        tried += 1
+
+    play()
+    print(f"{shape}: {tried} pages with one bad number refused")
+
+
 # -- reading order -----------------------------------------------------------------------------
 
 

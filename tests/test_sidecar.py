@@ -179,15 +179,15 @@ def test_a_folder_that_cannot_be_written_is_an_output_error_and_leaves_nothing(
     assert sorted(os.listdir(tmp_path)) == ["scan.png", "scan.png.json"]
 
 
-def test_leftovers_are_known_and_own_files_are_not(tmp_path: Path) -> None:
+def test_leftovers_are_known_and_own_files_are_not(tmp_path: Path, folder: int) -> None:
     assert sidecar.is_leftover(".ocr-watcher-00000000-00000000.tmp")
     assert not sidecar.is_leftover(f".ocr-watcher-{sidecar._TOKEN}-00000000.tmp")
     assert not sidecar.is_leftover(".ocr-watcher-notes.tmp")
     left = tmp_path / ".ocr-watcher-00000000-00000000.tmp"
     left.touch()
-    assert sidecar.remove_leftover(str(left))
+    assert sidecar.remove_leftover(folder, left.name)
     assert not left.exists()
-    assert sidecar.remove_leftover(str(left))
+    assert sidecar.remove_leftover(folder, left.name)
 
 
 def test_names_stand_beside_each_other() -> None:

@@ -346,6 +346,24 @@ def test_a_file_that_ended_the_process_too_often_is_not_touched_again(
     assert (error["code"], error["attempts"]) == (code, 3)
 
 
+@pytest.mark.parametrize("noted", ["", "timeout"])
+def test_an_error_record_that_cannot_be_written_for_long_tells_the_same_in_the_end(
+    bench: Bench, noted: str
+) -> None:
+    path = bench.inbox / "a.png"
+    path.write_text("no image")
+    (bench.inbox / "a.png.error.json").write_text("somebody else's")
+    for _ in range(3 if noted else 0):
+        bench.journal.begin(str(path), Stamp.of(path.stat()))
+        bench.journal.failed(str(path), noted, "page 1 took too long")
+    assert [bench.step(path) for _ in range(5)] == [Outcome.RETRY] * 5
+    (bench.inbox / "a.png.error.json").unlink()
+    assert bench.step(path) is Outcome.FAILED
+    error = error_of(path)["error"]
+    assert (error["code"], error["attempts"]) == (("timeout", 3) if noted else ("unsupported_format", 1))
+    assert noted == "" or error["message"] == "page 1 took too long"
+
+
 def test_a_file_that_changed_since_it_was_queued_is_not_read(bench: Bench) -> None:
     job = bench.job(dot(bench.inbox / "a.png"))
     dot(bench.inbox / "a.png", (10, 10))

@@ -1,0 +1,318 @@
+"""Whatever an inbox can be, in the real daemon: odd names and times, odd kinds, mounts, a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from ocr_watcher import sidecar
+from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may mount, make devices and give files away"
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_config(tmp_path)
+    return tmp_path
+
+
+def records(inbox: Path) -> list[str]:
+    return sorted(name for name in os.listdir(inbox) if name.endswith(".json"))
+
+
+# -- names -------------------------------------------------------------------------------------
+
+STEMS = (
+    "line\nbreak",
+    "\r\t\x1b[31m",
+    "日本語のファイル",
+    "Ελληνικά кириллица עברית العربية",
+    "👩‍👩‍👧‍👦",
+    "nfc é and nfd e\u0301",
+    "right-to-left \u202egnp",
+    "\udcff\udcfe\udc80",  # as Python shows bytes that are no UTF-8
+    "quote\" and 'quote' and `tick`",
+    "back\\slash and $HOME and %s and {x}",
+    " blanks ",
+    "-rf",
+    "e" * 251,
+    "ü" * 125 + "u",
+    "\udcff" * 251,
+    "x.png.error",
+)
+
+
+def test_every_name_ends_with_its_record_beside_it(home: Path) -> None:
+    inbox = home / "inbox"
+    names = [f"{stem}.png" for stem in STEMS]
+    assert sum(len(os.fsencode(name)) == 255 for name in names) == 3
+    good, bad = dot(home / "good.png").read_bytes(), b"no image"
+    bads = [f"{'f' + name[1:] if len(os.fsencode(name)) == 255 else 'bad ' + name}" for name in names]
+    for name, content in [*((n, good) for n in names), *((n, bad) for n in bads)]:
+        if name in names[::2]:  # half of them before the start
+            (inbox / name).write_bytes(content)
+    with daemon(home) as running:
+        running.wait_for("scan.done")
+        for name, content in [*((n, good) for n in names[1::2]), *((n, bad) for n in bads)]:
+            (inbox / name).write_bytes(content)
+        until(lambda: len(records(inbox)) == len(names) + len(bads))
+        assert running.stop() == 0
+    for name in names:
+        document = sidecar_of(inbox / name)
+        assert (document["text"], document["source"]["name"]) == ("48x64", sidecar.printable(name))
+    for name in bads:
+        assert error_of(inbox / name)["error"]["code"] == "unsupported_format"
+    expected = [sidecar.names(name).sidecar for name in names] + [sidecar.names(name).error for name in bads]
+    assert records(inbox) == sorted(expected)
+    assert len(os.listdir(inbox)) == 2 * (len(names) + len(bads))
+    print(f"{len(names)} names, each good and bad: {len(names)} sidecars, {len(bads)} error records")
+
+
+def test_the_same_stem_with_every_extension(home: Path) -> None:
+    inbox = home / "inbox"
+    names = [
+        f"scan.{end}" for end in ("png", "PNG", "Png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "gif")
+    ]
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        for width, name in enumerate(names, 20):
+            dot(inbox / name, (width, 10))
+        running.wait_for("ocr.done", len(names))
+        assert running.stop() == 0
+    for width, name in enumerate(names, 20):
+        assert sidecar_of(inbox / name)["text"] == f"10x{width}"
+    assert records(inbox) == sorted(f"{name}.json" for name in names)
+    print(f"{len(names)} extensions, one stem: {len(names)} sidecars")
+
+
+# -- times -------------------------------------------------------------------------------------
+
+_YEAR_NS = 365 * 24 * 3600 * 10**9
+
+
+def test_neither_modification_times_nor_the_wall_clock_matter(home: Path) -> None:
+    """Times from 1965 to 2060, while the wall clock of the process jumps about at every look."""
+    inbox = home / "inbox"
+    times = {f"{1970 + years}.png": years * _YEAR_NS for years in (-5, 0, 1, 30, 67, 68, 90)}
+    with daemon(home, {"FAKE_CLOCK": "1"}) as running:
+        running.wait_for("daemon.ready")
+        for name, mtime_ns in times.items():
+            dot(home / name)
+            os.utime(home / name, ns=(mtime_ns, mtime_ns))
+            shutil.copy2(home / name, inbox / name)
+        running.wait_for("ocr.done", len(times))
+        # Set back and forth afterwards: another version, which is read again.
+        for name, mtime_ns in times.items():
+            os.utime(inbox / name, ns=(mtime_ns + 1, mtime_ns + 1))
+            (inbox / f"{name}.json").unlink()
+        running.wait_for("ocr.done", 2 * len(times))
+        assert running.stop() == 0
+        assert len(running.events("file.queued")) == 2 * len(times)
+    for name, mtime_ns in times.items():
+        assert sidecar_of(inbox / name)["source"]["mtime_ns"] == mtime_ns + 1
+    with daemon(home, {"FAKE_CLOCK": "1"}) as running:
+        (scan,) = running.wait_for("scan.done")
+        assert (scan["found"], scan["current"], scan["queued"]) == (len(times), len(times), 0)
+        assert running.stop() == 0
+    print(f"{len(times)} times from 1965 to 2060, wall clock jumping: each read once a version")
+
+
+# -- files that change while they are read ---------------------------------------------------------
+
+
+def picture(path: Path, size: tuple[int, int]) -> Path:
+    """A BMP: 16x12 and 12x16 take the same number of bytes. All have the same time."""
+    Image.new("L", size, 255).save(path)
+    os.utime(path, ns=(1, 1))
+    return path
+
+
+def test_an_image_replaced_while_it_is_read_ends_with_the_new_content(home: Path) -> None:
+    inbox = home / "inbox"
+    path = picture(inbox / "a.bmp", (16, 12))
+    old = path.stat()
+    with daemon(home, {"FAKE_READ_S": "0.5"}) as running:
+        until((home / "reading").exists)
+        picture(home / "new.bmp", (12, 16)).rename(path)
+        new = path.stat()
+        assert (new.st_size, new.st_mtime_ns) == (old.st_size, old.st_mtime_ns)  # only the inode tells
+        running.wait_for("ocr.done")
+        assert len(running.events("file.changed")) == 1
+        assert running.stop() == 0
+    assert sidecar_of(path)["text"] == "16x12"
+    assert records(inbox) == ["a.bmp.json"]
+    print("replaced during OCR by a file of the same size and time: 1 result, of the new content")
+
+
+def test_an_image_linked_and_overwritten_while_it_is_read_ends_with_the_new_content_twice(home: Path) -> None:
+    inbox = home / "inbox"
+    path = dot(inbox / "a.png")
+    with daemon(home, {"FAKE_READ_S": "0.5"}) as running:
+        until((home / "reading").exists)
+        os.link(path, inbox / "b.png")  # the same file under two names
+        path.write_bytes(dot(home / "new.png", (30, 20)).read_bytes())
+        until(lambda: records(inbox) == ["a.png.json", "b.png.json"])
+        running.wait_for("ocr.done", 2)
+        assert running.stop() == 0
+        assert len(running.events("ocr.done")) == 2
+    assert sidecar_of(inbox / "a.png")["text"] == sidecar_of(inbox / "b.png")["text"] == "20x30"
+    print("a second name and new content during OCR: 2 sidecars of the new content")
+
+
+# -- other kinds -------------------------------------------------------------------------------
+
+
+def test_pipes_sockets_devices_folders_and_links_with_an_images_name_are_left_alone(home: Path) -> None:
+    inbox = home / "inbox"
+    kinds = ["pipe", "open-pipe", "socket", "folder", "link", "dangling", "loop"]
+    os.mkfifo(inbox / "pipe.png")
+    os.mkfifo(inbox / "open-pipe.png")
+    writer = os.open(inbox / "open-pipe.png", os.O_RDWR)
+    os.write(writer, dot(home / "good.png").read_bytes())
+    (inbox / "folder.png").mkdir()
+    (inbox / "link.png").symlink_to(home / "good.png")
+    (inbox / "dangling.png").symlink_to("nowhere")
+    (inbox / "loop.png").symlink_to("loop.png")
+    if os.geteuid() == 0:
+        os.mknod(inbox / "character.png", 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+        os.mknod(inbox / "block.png", 0o666 | stat.S_IFBLK, os.makedev(7, 255))
+        kinds += ["character", "block"]
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(inbox):  # its path may have 108 bytes
+        listener.bind("socket.png")
+        with daemon(home) as running:
+            running.wait_for("file.ignored", len(kinds))
+            dot(inbox / "good.png")
+            running.wait_for("ocr.done")
+            assert running.stop() == 0
+            ignored = {Path(event["path"]).stem for event in running.events("file.ignored")}
+            assert len(running.events("file.queued")) == 1
+    os.close(writer)
+    assert ignored == set(kinds)
+    assert records(inbox) == ["good.png.json"]
+    print(f"{len(kinds)} things that are no files: ignored, each said once")
+
+
+@as_root
+def test_records_belong_to_the_owner_of_the_image_and_have_its_mode(home: Path) -> None:
+    inbox = home / "inbox"
+    owners = {"a.png": (1234, 5678, 0o640), "b.png": (0, 1, 0o600), "c.png": (65534, 65534, 0o444)}
+    for name, (user, group, mode) in owners.items():
+        for path in (dot(home / name), home / f"bad-{name}"):
+            path.touch()
+            os.chown(path, user, group)
+            path.chmod(mode)
+            path.rename(inbox / path.name)
+    with daemon(home) as running:
+        until(lambda: len(records(inbox)) == 6)
+        assert running.stop() == 0
+    for name, (user, group, mode) in owners.items():
+        for path in (inbox / f"{name}.json", inbox / f"bad-{name}.error.json"):
+            status = path.stat()
+            assert (status.st_uid, status.st_gid) == (user, group)
+            assert stat.S_IMODE(status.st_mode) == (mode | 0o600) & 0o666
+    print("6 records with the owner, group and mode of their images")
+
+
+# -- mounts and full disks -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[None]:
+    """A small disk, mounted on `folder` while inside."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+    try:
+        yield
+    finally:
+        # Busy for as long as somebody has a file of it open.
+        until(lambda: subprocess.run(["umount", folder], check=False, capture_output=True).returncode == 0)
+
+
+@as_root
+@pytest.mark.parametrize("mode", ["native", "polling"])
+def test_an_inbox_may_be_unmounted_and_mounted_again(home: Path, mode: str) -> None:
+    write_config(home, watch={"mode": mode, "poll_interval_s": 0.5})
+    inbox = home / "inbox"
+    here = [dot(inbox / "below-0.png")]
+    with daemon(home) as running:
+        running.wait_for("ocr.done")
+        for turn in range(3):
+            with tmpfs(inbox, "1m"):
+                dot(inbox / f"on-{turn}.png")
+                until((inbox / f"on-{turn}.png.json").exists)
+                dot(inbox / f"on-{turn}-again.png")  # and once more, when the new watch is there
+                until((inbox / f"on-{turn}-again.png.json").exists)
+                assert sidecar_of(inbox / f"on-{turn}.png")["text"] == "48x64"
+            here.append(dot(inbox / f"below-{turn + 1}.png"))
+            until(here[-1].with_name(f"{here[-1].name}.json").exists)
+        assert running.stop() == 0
+        done = [event["path"] for event in running.events("ocr.done")]
+    assert len(done) == len(set(done)) == 10
+    assert records(inbox) == sorted(f"{path.name}.json" for path in here)
+    print(f"{mode}: mounted and unmounted 3 times, {len(done)} files done, each once")
+
+
+@as_root
+@pytest.mark.parametrize("also_state", [False, True], ids=["inbox", "inbox, state and log"])
+def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
+    home: Path, also_state: bool
+) -> None:
+    disk = home / "disk"
+    disk.mkdir()
+    inbox = disk / "inbox"
+    write_config(
+        home,
+        watch={"inbox": "disk/inbox", "rescan_interval_s": 3600},
+        state_dir="disk/state" if also_state else "state",
+        logging={"file": "disk/log" if also_state else "log"},
+    )
+    names = [f"{number}.png" for number in range(8)]
+    with tmpfs(disk, "256k"):
+        inbox.mkdir()
+        content = dot(home / "good.png").read_bytes()
+        for name in names:
+            (inbox / f"{name}.part").write_bytes(content)
+        (inbox / "bad.png.part").write_text("no image")
+        with daemon(home, {"FAKE_PAUSE_S": "0.2"}) as running:
+            running.wait_for("scan.done")
+            with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+                while True:
+                    filler.write(bytes(4096))
+            for name in (*names, "bad.png"):
+                (inbox / f"{name}.part").rename(inbox / name)  # takes no room
+            failed: set[str] = set()
+
+            def all_failed() -> bool:
+                failed.update(event["path"] for event in running.events("ocr.failed"))
+                failed.update(event["path"] for event in running.events("sidecar.failed"))
+                assert records(inbox) == []
+                return len(failed) == 9
+
+            until(all_failed)
+            assert shutil.disk_usage(disk).free == 0
+            assert not running.ended
+            (disk / "filler").unlink()
+            until(lambda: len(records(inbox)) == 9)
+            assert running.stop() == 0
+            tries = len(running.events("ocr.failed"))
+        for name in names:
+            assert sidecar_of(inbox / name)["status"] == "ok"
+        assert error_of(inbox / "bad.png")["error"]["attempts"] == 1
+        for name in records(inbox):
+            record(inbox / name)
+        assert len(os.listdir(inbox)) == 18
+    print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
