@@ -69,7 +69,7 @@ def choose(wanted: str) -> Choice:
         if wanted == "openvino":
             raise UnavailableError(
                 "ocr.provider is openvino, which is not installed",
-                hint="pip install 'ocr-watcher[openvino]', or set ocr.provider: auto",
+                hint="`make openvino`, or pip install openvino; or set ocr.provider: auto",
             )
         return Choice("onnxruntime", "OpenVINO is not installed")
     bf16 = "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
