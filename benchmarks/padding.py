@@ -1,0 +1,66 @@
+"""What padding short lines less than PaddleX does changes: texts, scores, word F1 and time.
+
+`padding.py CORPUS [--images N]`: images with the truth in NAME.txt, as for compare.py. The same pages are
+read PaddleX's way and with several `inference._PADDING_PX`; the engine alone, one image after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import compare_corpus as corpus
+
+from ocr_watcher import config, engine, image, inference, models, result
+
+PADDINGS_PX = (0, 32, 64, 96)
+_LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
+
+
+def main() -> None:
+    """Read everything in every way, in turn, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--model", default="PP-OCRv6_small")
+    asked = parser.parse_args()
+    spec = models.resolve(asked.model, config.OcrSettings().model_store, "onnxruntime", None)
+    as_paddlex = engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
+    ours = engine.create("onnxruntime", spec, 0, {})
+    pictures = corpus.find(asked.corpus, asked.images)
+    ways = ("PaddleX", *PADDINGS_PX)
+    total = dict.fromkeys(ways, 0)
+    text, score, took = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
+    found = {way: [0, 0, 0] for way in ways}
+    for picture in pictures:
+        with open(picture.path, "rb") as file:
+            pages = [page.bgr for page in image.pages(file, _LIMITS)]
+        lines: dict[int | str, list[result.Line]] = {}
+        for way in ways:
+            if isinstance(way, int):
+                inference._PADDING_PX = way  # type: ignore[misc] # noqa: SLF001 - the subject
+            began = time.perf_counter()
+            reader = ours if isinstance(way, int) else as_paddlex
+            lines[way] = [line for page in pages for line in result.normalise(reader.read(page))]
+            took[way] += time.perf_counter() - began
+            total[way] += len(lines[way])
+            for own, other in zip(lines[way], lines["PaddleX"], strict=True):
+                text[way] += own.text != other.text
+                score[way] += abs(own.score - other.score) > 0.02
+            if picture.truth is not None:
+                one = corpus.score("\n".join(line.text for line in lines[way]), picture.truth)
+                found[way] = [a + b for a, b in zip(found[way], (one.hit, one.got, one.there), strict=True)]
+    print("| padding, px | lines | other text | score off by more than 0.02 | word F1 | s/image |")
+    print("|---|---|---|---|---|---|")
+    for way in ways:
+        hit, got, there = found[way]
+        print(
+            f"| {way} | {total[way]} | {text[way]} | {score[way]} | {2 * hit / max(1, got + there):.4f} "
+            f"| {took[way] / len(pictures):.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
