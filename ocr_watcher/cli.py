@@ -129,8 +129,8 @@ def _run(asked: argparse.Namespace) -> int:
         return Daemon(settings, make_engine).run()
     except ServiceError as error:
         # A traceback would say nothing that the message does not.
-        logger.error("daemon.failed", message=str(error), hint=error.hint)  # noqa: TRY400 - see above
-        logger.info("daemon.exiting", reason=str(error), exit_code=int(error.exit_code))
+        logger.error("daemon.failed", message=str(error), hint=error.hint, pid=os.getpid())  # noqa: TRY400 - see above
+        logger.info("daemon.exiting", reason=str(error), exit_code=int(error.exit_code), pid=os.getpid())
         return error.exit_code
     except Exception:
         logger.exception("daemon.bug", hint="This is a bug in ocr-watcher: please report it with this line.")
@@ -257,18 +257,22 @@ def _status(asked: argparse.Namespace) -> int:
 
 
 def _retry(asked: argparse.Namespace) -> int:
-    from ocr_watcher import log, retry
+    from ocr_watcher import lock, log, retry
     from ocr_watcher.log import one_line
 
     settings = config.load(asked.config)
     log.set_up(settings.logging.level, None, settings.logging.max_mb, settings.logging.backups)
     outcome = retry.forget(settings, None if asked.all else asked.paths)
     for path in outcome.again:
-        print(f"tried again: {one_line(path)}")
+        print(f"will be tried again: {one_line(path)}")
+    for path in outcome.waiting:
+        print(f"waits to be read already: {one_line(path)}")
     for path, why in outcome.refused.items():
         print(f"not tried again: {one_line(path)}: {one_line(why)}", file=sys.stderr)
-    if not outcome.again and not outcome.refused:
+    if not (outcome.again or outcome.waiting or outcome.refused):
         print("no file has failed")
+    if outcome.again and lock.running(settings.state_dir) is None:
+        print("ocr-watcher is not running: at its next start")
     return ExitCode.SOME_FAILED if outcome.refused else ExitCode.OK
 
 

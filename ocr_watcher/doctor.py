@@ -244,13 +244,17 @@ def _ocr(settings: Settings) -> Iterator[Check]:
     loaded = time.monotonic()
     lines = result.normalise(reader.read(engine.drawn_text(_TEST_TEXT)))
     read = time.monotonic()
+    figures, data_mb = probe.figures(), probe.data_mb()
     reader.close()
-    figures = probe.figures()
     text = result.text_of(lines)
     if "2468" not in text:
         fix = "The model does not read Latin digits, or the engine is broken: try another ocr.model."
         yield Check("FAIL", "ocr", f"read {text!r} instead of {_TEST_TEXT!r}", fix)
         return
+    try:
+        memory.check_ceiling(settings.memory.hard_limit_mb, data_mb)
+    except OcrWatcherError as error:
+        yield Check("FAIL", "memory", str(error), error.hint)
     needed = figures.peak_rss_mb + _HEADROOM_MB
     found = (
         f"read {text!r}; start {loaded - started:.1f} s, image {read - loaded:.2f} s, "

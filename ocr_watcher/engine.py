@@ -357,14 +357,27 @@ def create(
     except Exception as error:
         raise UnavailableError(
             f"PaddleOCR cannot start with ocr.engine {engine}, ocr.model {spec.name}: {_summary(error)}",
-            hint="Check ocr.model and ocr.params. Models outside the store need PaddleOCR's model hub to be "
-            f"reachable once; `ocr-watcher models pull` brings {', '.join(models.CATALOGUE)}.",
+            hint=_hint(arguments),
         ) from error
     if engine == "paddle":
         return PaddleOcrEngine(engine, engine, spec.name, version, ocr)
     if not as_paddlex:
         inference.take_over(ocr, choice.provider, threads, _onnxruntime_config(threads))
     return PaddleOcrEngine(engine, choice.provider, spec.name, version, ocr)
+
+
+def _hint(arguments: Mapping[str, Any]) -> str:
+    """What to do when PaddleOCR does not start with these arguments."""
+    on = [f"ocr.params.{name}" for name in _SWITCHES if arguments.get(name)]
+    if on:
+        return (
+            f"{' and '.join(on)} needs a model of its own, which PaddleOCR downloads at the first start: "
+            "leave it out where its model hub cannot be reached."
+        )
+    return (
+        "Check ocr.model and ocr.params. Models outside the store need PaddleOCR's model hub to be reachable "
+        f"once; `ocr-watcher models pull` brings {', '.join(models.CATALOGUE)}."
+    )
 
 
 def _onnxruntime_config(threads: int) -> dict[str, Any]:

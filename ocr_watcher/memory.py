@@ -223,20 +223,25 @@ class Guard:
         return ""
 
 
-def set_ceiling(hard_limit_mb: int | None, data_mb: float) -> None:
-    """Make every allocation beyond `hard_limit_mb` of private memory fail in this process (RLIMIT_DATA).
-
-    `data_mb` is what the loaded process has reserved already. Raises `ConfigError` where that is more.
-    """
-    if hard_limit_mb is None:
-        return
-    if data_mb >= hard_limit_mb:
+def check_ceiling(hard_limit_mb: int | None, data_mb: float) -> None:
+    """Raise `ConfigError` where the loaded process has reserved (`data_mb`) what it may at most."""
+    if hard_limit_mb is not None and data_mb >= hard_limit_mb:
         raise ConfigError(
             f"memory.hard_limit_mb is {hard_limit_mb}, but the process has reserved {data_mb:.0f} MiB "
             "with its model loaded",
             hint=f"Set memory.hard_limit_mb to {_round_up(data_mb + _ROOM_MB)} or more. It bounds reserved "
             "memory, which is more than the resident memory of memory.rss_limit_mb.",
         )
+
+
+def set_ceiling(hard_limit_mb: int | None, data_mb: float) -> None:
+    """Make every allocation beyond `hard_limit_mb` of private memory fail in this process (RLIMIT_DATA).
+
+    `data_mb` is what the loaded process has reserved already. Raises `ConfigError` where that is more.
+    """
+    check_ceiling(hard_limit_mb, data_mb)
+    if hard_limit_mb is None:
+        return
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard_limit_mb * _MIB, most))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ocr_watcher.config import Settings
 
 
-FAILED_BEFORE = "it failed before; its error record says why, delete the record to try again"
+FAILED_BEFORE = "it failed before; its error record says why, `ocr-watcher retry` forgets it"
 
 
 class Progress(Protocol):

@@ -15,7 +15,8 @@ from ocr_watcher import log, sidecar, watch
 from ocr_watcher.errors import FileError, VanishedError
 from ocr_watcher.files import open_folder, stat_file
 from ocr_watcher.journal import Journal
-from ocr_watcher.ready import Rules
+from ocr_watcher.ready import Rules, Stamp
+from ocr_watcher.sidecar import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Forgotten:
-    """How it went: paths that are tried again, and paths that are not with the reason."""
+    """How it went: paths that will be tried again, and paths that will not with the reason."""
 
     again: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)  # nothing to forget: not done yet
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,12 +52,9 @@ def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
                             outcome.refused[path] = "its error record is not a file of ocr-watcher"
                             continue
                         outcome.again.append(path)
-                    elif asked:
-                        outcome.refused[path] = (
-                            "it has not failed" if stat_file(folder, name) else "there is no such file"
-                        )
-                        continue
                     else:
+                        if asked:
+                            _explain(folder, name, path, outcome)
                         continue
             except VanishedError:
                 outcome.refused[path] = "there is no such file"
@@ -69,6 +68,17 @@ def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
         if journal is not None:
             journal.close()
     return outcome
+
+
+def _explain(folder: int, name: str, path: str, outcome: Forgotten) -> None:
+    """Say of a file without error record how it stands."""
+    status = stat_file(folder, name)
+    if status is None:
+        outcome.refused[path] = "there is no such file"
+    elif sidecar.lookup(name, Stamp.of(status), folder=folder) is State.DONE:
+        outcome.refused[path] = "it has not failed: its result is there"
+    else:
+        outcome.waiting.append(path)
 
 
 def _targets(

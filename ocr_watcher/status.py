@@ -75,6 +75,8 @@ def collect(settings: Settings) -> dict[str, Any]:
     document: dict[str, Any] = {
         "running": pid is not None,
         "pid": pid,
+        "config": str(settings.source) if settings.source else None,
+        "inbox": [sidecar.printable(str(inbox)) for inbox in settings.watch.inbox],
         **{
             key: told.get(key) if live else None
             for key in (
@@ -127,6 +129,8 @@ def in_words(document: dict[str, Any]) -> list[str]:
             f"queue        {queue['size']} of {queue['max_size']}, {queue['settling']} settling; "
             + (f"reading {one_line(reading['path'])}, since {_time(reading['since'])}" if reading else "idle")
         )
+    config = document["config"] or "built-in defaults; -c names a configuration"
+    lines.append(f"inbox        {', '.join(map(one_line, document['inbox']))} ({one_line(config)})")
     files = document["files"]
     again = f" ({files['retrying']} of them tried again after a failure)" if files["retrying"] else ""
     lines.append(

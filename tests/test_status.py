@@ -203,17 +203,18 @@ def test_retry_beside_a_daemon(home: Path, said: Said) -> None:
     with daemon(home, {"FAKE_RAISE": "77"}) as running:
         running.wait_for("file.quarantined")
         assert error_of(path)["error"]["attempts"] == 3
-        assert said("retry", path) == f"tried again: {path}\n"
+        assert said("retry", path) == f"will be tried again: {path}\n"
         running.wait_for("file.quarantined", 2)
         assert error_of(path)["error"]["attempts"] == 3  # counted anew
         running.stop()
     with daemon(home) as running:
         running.wait_for("scan.done")
-        assert said("retry", "--all") == f"tried again: {path}\n"
+        assert said("retry", "--all") == f"will be tried again: {path}\n"
         running.wait_for("ocr.done")
         running.stop()
     assert sidecar_of(path)["status"] == "ok"
     assert said("retry", "--all") == "no file has failed\n"
+    assert "it has not failed: its result is there" in said("retry", path, code=3)
 
 
 def test_retry_without_a_daemon_by_image_record_and_folder(home: Path, said: Said) -> None:
@@ -229,7 +230,9 @@ def test_retry_without_a_daemon_by_image_record_and_folder(home: Path, said: Sai
     said("retry", inbox / "a.png", inbox / "b.png.error.json")
     assert not (inbox / "a.png.error.json").exists()
     assert not (inbox / "b.png.error.json").exists()
-    assert len(said("retry", inbox / "sub").splitlines()) == 2
+    *paths, last = said("retry", inbox / "sub").splitlines()
+    assert len(paths) == 2
+    assert last == "ocr-watcher is not running: at its next start"
     assert list((inbox / "sub").glob("*.json")) == []
     said("retry", inbox / long)
     assert list(inbox.glob("*.json")) == []
@@ -262,7 +265,7 @@ def test_what_cannot_be_retried_is_said(home: Path, said: Said) -> None:
         inbox / "link/a.png",
         code=3,
     )
-    assert "good.png: it has not failed" in text
+    assert f"waits to be read already: {inbox / 'good.png'}" in text
     assert "none.png: there is no such file" in text
     assert "foreign.png: its error record is not a file of ocr-watcher" in text
     assert "x.png: it is in no inbox" in text
