@@ -37,6 +37,7 @@ WITHIN = {
     ("result", "errors"),
     ("engine", "models"),
     ("engine", "inference"),
+    ("inference", "memory"),
     ("sidecar", "files"),
     ("sidecar", "image"),  # for types only
     ("worker", "intake"),
