@@ -5,8 +5,8 @@ line gets less, and as many are read side by side as there are threads, one thre
 than half the time (docs/benchmarks.md). Everything around the two models stays PaddleX's own:
 resizing, cutting out, decoding, order. `tests/test_inference.py` compares the two on the same images.
 
-The models run in ONNX Runtime, or in OpenVINO where that is installed and wanted. Imports `errors` and `memory`;
-what it touches of PaddleX is in `take_over` and `SideBySide`, and nowhere else.
+The models run in ONNX Runtime, or in OpenVINO where that is installed and wanted. Imports `errors` and
+`memory`; what it touches of PaddleX is in `take_over` and `SideBySide`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ class SideBySide:
         return_word_box: bool | None = None,  # noqa: FBT001 - PaddleX's signature
     ) -> Iterator[dict[str, Any]]:
         """Recognise cut-out lines; yields PaddleX's results, in the order of `lines`."""
-        # What the detector has freed would otherwise stand below the recogniser's peak: 398 instead of 283 MiB
-        # for a dense page of 1024 px.
+        # What the detector has freed would otherwise stand below the recogniser's peak: 398 instead of
+        # 283 MiB for a dense page of 1024 px.
         memory.trim()
         if return_word_box:  # positions of words depend on the padding: left to PaddleX
             yield from self._recogniser(lines, return_word_box=True)
