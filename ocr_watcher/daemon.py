@@ -308,7 +308,6 @@ class Daemon:
             if line.worker.recycle:
                 self._stop(line.worker.recycle, ExitCode.RECYCLE)
                 return
-            due = intake.step()
             now = time.monotonic()
             if scan is not None and scan.advance(now + _SCAN_SLICE_S):
                 self._report(scan, first=first)
@@ -317,6 +316,7 @@ class Daemon:
                 if parts.watcher.polls:
                     pause = min(pause, settings.watch.poll_interval_s)
                 next_scan = time.monotonic() + pause
+            due = intake.step()  # after the scan, so that what it found is waited for and no longer
             if now >= next_look:
                 next_look = now + _LOOK_AFTER_S
                 if parts.watcher.ensure():
