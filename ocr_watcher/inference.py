@@ -73,7 +73,7 @@ def choose(wanted: str) -> Choice:
                 hint="`make openvino`, or pip install openvino; or set ocr.provider: auto",
             )
         return Choice("onnxruntime", "OpenVINO is not installed")
-    bf16 = "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bf16 = _has_bf16(_openvino_core())
     if wanted == "openvino":
         return Choice("openvino", f"as configured, {'bf16' if bf16 else 'fp32: this processor has no bf16'}")
     if bf16:
@@ -85,6 +85,10 @@ def _openvino_core() -> Any:  # noqa: ANN401 - one of two libraries, both untype
     import openvino  # noqa: PLC0415 - optional, and heavy
 
     return openvino.Core()
+
+
+def _has_bf16(core: Any) -> bool:  # noqa: ANN401 - as above
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 # -- running a model ---------------------------------------------------------------------------
@@ -133,12 +137,11 @@ class OpenVino:
 
     def __init__(self, file: Path, threads: int, streams: int) -> None:
         core = _openvino_core()
-        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._model = core.compile_model(
             str(file),
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if _has_bf16(core) else "f32",
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": threads,
                 "CPU_RUNTIME_CACHE_CAPACITY": _OPENVINO_SHAPES,
