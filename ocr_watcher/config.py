@@ -271,6 +271,7 @@ class OcrSettings(_Section):
 
     engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
     provider: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    precision: Literal["auto", "fp32"] = "auto"
     model: Annotated[_Text, AfterValidator(_model)] = "PP-OCRv6_small"
     model_store: Annotated[_Folder, BeforeValidator(_model_store)] = Field(
         default=None, validate_default=True

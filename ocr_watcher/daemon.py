@@ -58,7 +58,9 @@ def make_engine(settings: Settings) -> engine.Engine:
     for note in notes:
         log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
-    return engine.create(ocr.engine, spec, ocr.threads, ocr.params, ocr.provider)
+    return engine.create(
+        ocr.engine, spec, ocr.threads, ocr.params, provider=ocr.provider, precision=ocr.precision
+    )
 
 
 def check_inboxes(settings: Settings) -> None:

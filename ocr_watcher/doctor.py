@@ -159,8 +159,13 @@ def _models(settings: Settings) -> Iterator[Check]:
 
 def _provider(settings: Settings) -> Iterator[Check]:
     if settings.ocr.engine == "onnxruntime":
-        choice = inference.choose(settings.ocr.provider)
-        yield Check("ok", "provider", f"{choice.provider}: {choice.reason}")
+        choice = inference.choose(settings.ocr.provider, settings.ocr.precision)
+        yield Check(
+            "ok",
+            "provider",
+            f"{choice.provider}: {choice.reason}; "
+            f"detection in {choice.detector}, recognition in {choice.recogniser}",
+        )
 
 
 def _inboxes(settings: Settings) -> Iterator[Check]:

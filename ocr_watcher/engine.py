@@ -306,7 +306,13 @@ _LOGGERS: Final = ("paddlex", "paddleocr")
 
 
 def create(
-    engine: str, spec: ModelSpec, threads: int, params: Mapping[str, Any], provider: str = "onnxruntime"
+    engine: str,
+    spec: ModelSpec,
+    threads: int,
+    params: Mapping[str, Any],
+    *,
+    provider: str = "onnxruntime",
+    precision: str = "auto",
 ) -> PaddleOcrEngine:
     """Load PaddleOCR with a model. Takes 5 s and 270 MB (onnxruntime), or 10 s and 520 MB (paddle).
 
@@ -321,6 +327,7 @@ def create(
         params: `ocr.params`; wins over what `spec` says. `engine_config` in it is merged over ours, and
             leaves the models to PaddleX as it does them, as `text_recognition_batch_size` does.
         provider: `ocr.provider`, for engine `onnxruntime`.
+        precision: `ocr.precision`, for the same.
 
     Raises:
         ConfigError: `params` holds what cannot be passed on.
@@ -335,7 +342,7 @@ def create(
         for name in own:
             logger.warning("ocr.params.%s has no effect with ocr.engine %s", name, engine)
         config = _onnxruntime_config(threads)
-        choice = inference.choose(provider)
+        choice = inference.choose(provider, precision)
         as_paddlex = kwargs.keys() & {"engine_config", "text_recognition_batch_size"}
         if as_paddlex and choice.provider != "onnxruntime":
             if provider != "auto":
@@ -343,7 +350,7 @@ def create(
                     f"ocr.provider: {provider} does not go with ocr.params.{min(as_paddlex)}",
                     hint="Leave one of them out.",
                 )
-            choice = inference.Choice("onnxruntime", f"ocr.params.{min(as_paddlex)} is set")
+            choice = inference.Choice("onnxruntime", "fp32", "fp32", f"ocr.params.{min(as_paddlex)} is set")
         # A batch is padded to its widest line; alone, a line costs what it is.
         kwargs.setdefault("text_recognition_batch_size", 1)
     config |= kwargs.pop("engine_config", {})
@@ -362,7 +369,7 @@ def create(
     if engine == "paddle":
         return PaddleOcrEngine(engine, engine, spec.name, version, ocr)
     if not as_paddlex:
-        inference.take_over(ocr, choice.provider, threads, _onnxruntime_config(threads))
+        inference.take_over(ocr, choice, threads, _onnxruntime_config(threads))
     return PaddleOcrEngine(engine, choice.provider, spec.name, version, ocr)
 
 
