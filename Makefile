@@ -31,7 +31,7 @@ test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, s
 
 test-openvino: $(INSTALLED) .bench/openvino/.installed ## run the tests of ocr.provider: openvino
 	@$(BIN)/ocr-watcher models pull PP-OCRv6_small PP-OCRv6_tiny
-	PYTHONPATH=.bench/openvino $(BIN)/python -m pytest tests/test_inference.py $(ARGS)
+	PYTHONPATH=.bench/openvino $(BIN)/python -m pytest tests/test_inference.py tests/test_cli.py::test_a_ceiling_is_never_passed_and_never_fatal $(ARGS)
 
 openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor computes in bf16
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock

@@ -27,7 +27,7 @@ def main() -> None:
     asked = parser.parse_args()
     spec = models.resolve(asked.model, config.OcrSettings().model_store, "onnxruntime", None)
     as_paddlex = engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
-    ours = engine.create("onnxruntime", spec, 0, {})
+    ours = engine.create("onnxruntime", spec, 0, {}, precision="fp32")
     pictures = corpus.find(asked.corpus, asked.images)
     ways = ("PaddleX", *PADDINGS_PX)
     total = dict.fromkeys(ways, 0)

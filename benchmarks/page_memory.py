@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="*", default=SIDES_PX, metavar="PX")
     asked = parser.parse_args()
     spec = models.resolve(asked.model, config.OcrSettings().model_store, asked.engine, None)
-    reader = engine.create(asked.engine, spec, 0, {}, asked.provider)
+    reader = engine.create(asked.engine, spec, 0, {}, provider=asked.provider)
     reader.warm_up()
     probe = memory.Memory()
     probe.settle()

@@ -138,10 +138,9 @@ class Scan:
         self._rules = rules
         self._intake = intake
         self._steps = self._walk()
-        self._seen: set[int] = set()
         self._troubled = False
         self.started = time.monotonic()
-        self.found = self.current = 0
+        self._unchanged = self._others = self._done = 0
 
     def advance(self, until: float) -> bool:
         """Go on until monotonic time `until` (s); True when the pass is complete."""
@@ -149,7 +148,7 @@ class Scan:
             if time.monotonic() >= until:
                 return False
         if not self._troubled:
-            self._intake.forget_known_except(self._seen)
+            self._intake.forget_gone(self._unchanged)
         return True
 
     def _walk(self) -> Iterator[None]:
@@ -160,26 +159,37 @@ class Scan:
                 recursive=self._settings.watch.recursive,
                 is_leftover=sidecar.is_leftover,
                 record_names=sidecar.names,
+                is_current=self._is_current,
                 trouble=self._trouble,
             ):
                 if isinstance(item, watch.Found):
-                    self.found += 1
-                    self._seen.add(hash(item.path))
-                    self.current += self._intake.found(item)
+                    self._others += 1
+                    self._done += self._intake.found(item)
                 elif item is not None:
                     removed = sidecar.remove_leftover(item.folder, os.path.basename(item.path))
                     log.get().info("file.leftover", path=item.path, removed=removed)
                 yield
+
+    def _is_current(self, path: str, status: os.stat_result) -> bool:
+        if not self._intake.knows(path, status):
+            return False
+        self._unchanged += 1
+        return True
 
     def _trouble(self, folder: str, error: OSError) -> None:
         self._troubled = True
         if not isinstance(error, FileNotFoundError):
             log.get().warning("scan.trouble", path=folder, message=f"cannot list it: {error.strerror}")
 
+    @property
+    def current(self) -> int:
+        """Files that were done already, or have failed for good."""
+        return self._unchanged + self._done
+
     def figures(self) -> dict[str, Any]:
         """What `scan.done` says."""
         return {
-            "found": self.found,
+            "found": self._unchanged + self._others,
             "queued": self._intake.busy + self._intake.waiting,
             "current": self.current,
             "duration_ms": round((time.monotonic() - self.started) * 1000),

@@ -500,13 +500,14 @@ def drawn_text(text: str, *, size_px: int = 32) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
 
 
-# What the libraries say when memory runs out: Paddle, its allocator, OpenCV, C++, ONNX Runtime.
+# What the libraries say when memory runs out: Paddle, its allocator, OpenCV, C++, ONNX Runtime, OpenVINO.
 _OUT_OF_MEMORY: Final = (
     "ResourceExhaustedError",
     "Fail to alloc memory",
     "Insufficient memory",
     "bad_alloc",
-    "Failed to allocate memory",
+    "Failed to allocate",
+    "can't alloc",
 )
 
 

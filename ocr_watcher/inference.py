@@ -192,7 +192,7 @@ class OpenVino:
 
     def __init__(self, file: Path, threads: int, precision: Precision) -> None:
         core = _openvino_core()
-        model = core.compile_model(
+        self._model = core.compile_model(
             str(file),
             "CPU",
             {
@@ -202,15 +202,19 @@ class OpenVino:
                 "CPU_RUNTIME_CACHE_CAPACITY": _OPENVINO_SHAPES,
             },
         )
-        self._request = model.create_infer_request()
+        self._request = self._model.create_infer_request()
 
     def __call__(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `Runner`."""
-        return [self._request.infer({0: np.ascontiguousarray(x[0])})[0]]
+        try:
+            # A copy: what is released next is where it stands.
+            return [self._request.infer({0: np.ascontiguousarray(x[0])})[0].copy()]
+        finally:
+            self._model.release_memory()  # else as much as the largest page took stays
 
     def close(self) -> None:
         """See `Runner`."""
-        self._request = None
+        self._request = self._model = None
 
 
 # -- inside PaddleX ----------------------------------------------------------------------------

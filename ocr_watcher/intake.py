@@ -168,17 +168,27 @@ class Intake:
         path, stamp = found.path, Stamp.of(found.status)
         if path in self._busy or path in self._waiting:
             return False
-        if found.records:
-            if self._known.get(path) == hash(stamp):
-                return True
-            if self._is_settled_by_record(path, stamp):
-                return True
+        if found.records and self._is_settled_by_record(path, stamp):
+            return True
         self.notice(path)
         return False
 
-    def forget_known_except(self, seen: set[int]) -> None:
-        """After a whole scan: drop what is known of files that are no more (`seen`: hashes of paths)."""
-        for path in [path for path in self._known if hash(path) not in seen]:
+    def knows(self, path: str, status: os.stat_result) -> bool:
+        """Whether this version's record was read before, and nothing is to be done about the file."""
+        known = self._known.get(path)
+        # the hash of a `Stamp`, made without one: a rescan asks for every file there is
+        return (
+            known is not None
+            and known == hash((status.st_size, status.st_mtime_ns))
+            and path not in self._busy
+            and path not in self._waiting
+        )
+
+    def forget_gone(self, met: int) -> None:
+        """After a whole scan that met `met` of the known files: forget those that are no more."""
+        if met >= len(self._known):  # the usual case, and it saves remembering whom it met
+            return
+        for path in [path for path in self._known if self._stat(path) is None]:
             del self._known[path]
             self.failed.discard(path)
 

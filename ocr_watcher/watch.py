@@ -340,11 +340,13 @@ def scan(
     is_leftover: Callable[[str], bool],
     record_names: Callable[[str], tuple[str, ...]],
     trouble: Callable[[str, OSError], None],
+    is_current: Callable[[str, os.stat_result], bool] = lambda _path, _status: False,
 ) -> Iterator[Found | Leftover | None]:
     """Walk `folder` lazily and yield what may be work; None now and then, so that the caller can pause.
 
-    Links are never followed, also where one takes a folder's place while the scan is under way. A
-    folder that cannot be listed is told to `trouble` and left out.
+    An image that has a record and of which `is_current` says that this version is done is left out. Links are
+    never followed, also where one takes a folder's place while the scan is under way. A folder that
+    cannot be listed is told to `trouble` and left out.
     """
     stack: list[tuple[str, ...]] = [()]
     while stack:
@@ -364,14 +366,19 @@ def scan(
                 continue
             if recursive:
                 stack += [(*parts, name) for name in listing.folders]
-            prefix = os.path.join(here, "")
-            for name in listing.images:
+            prefix, stat, recorded = os.path.join(here, ""), os.stat, listing.records
+            for count, name in enumerate(listing.images, 1):
+                if count % _PAUSE_EVERY == 0:
+                    yield None
                 try:
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    status = stat(name, dir_fd=fd, follow_symlinks=False)
                 except OSError:
                     continue  # gone meanwhile
-                records = not listing.records.isdisjoint(record_names(name))
-                yield Found(prefix + name, status, records)
+                path = prefix + name
+                # The usual name first: of 100,000 finished images, all but a few have it.
+                records = f"{name}.json" in recorded or not recorded.isdisjoint(record_names(name))
+                if not (records and is_current(path, status)):
+                    yield Found(path, status, records)
         finally:
             os.close(fd)
 

@@ -129,10 +129,13 @@ def test_who_it_is(real_engine: PaddleOcrEngine) -> None:
 
 def test_the_settings_reach_onnxruntime(onnxruntime_engine: PaddleOcrEngine) -> None:
     pipeline = onnxruntime_engine._ocr.paddlex_pipeline
-    recogniser = pipeline.text_rec_model._recogniser  # one thread a line, as many lines as threads
-    for model, threads in ((pipeline.text_det_model, usable_cpus()), (recogniser, 1)):
-        options = model.runner._session.get_session_options()
-        assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
+    logits = pipeline.text_rec_model._logits  # one thread a line, as many lines as threads
+    for runner, threads, pooled in (
+        (pipeline.text_det_model.runner, usable_cpus(), True),
+        (logits, 1, False),
+    ):
+        options = runner._session.get_session_options()
+        assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (pooled, False)
         assert options.intra_op_num_threads == threads
         assert options.inter_op_num_threads == 1
         assert options.log_severity_level == 4
@@ -159,6 +162,8 @@ def test_third_parties_log_through_the_root_logger_from_warning_up() -> None:
         "Fail to alloc memory of 4294967296 size",
         "OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 123 bytes",
         "std::bad_alloc",
+        "Convolution node with name 'Conv.9' can't alloc",
+        "Check 'ptr' failed at src/intel_cpu/src/cpu_memory.cpp:257: Failed to allocate 50360496 bytes",
         "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer",
         "std::exception",
     ],

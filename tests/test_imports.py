@@ -17,6 +17,7 @@ LAYERS = (
         "files",
         "image",
         "engine",
+        "graph",
         "inference",
         "models",
         "sidecar",
@@ -37,7 +38,7 @@ WITHIN = {
     ("result", "errors"),
     ("engine", "models"),
     ("engine", "inference"),
-    ("inference", "memory"),
+    ("inference", "graph"),
     ("sidecar", "files"),
     ("sidecar", "image"),  # for types only
     ("worker", "intake"),

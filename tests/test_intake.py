@@ -73,12 +73,16 @@ class World:
         return job
 
     def scan(self) -> int:
-        current = 0
+        current = unchanged = 0
         for path in sorted(self.files):
             status = self.stat(path)
             assert status is not None
-            current += self.intake.found(Found(path, status, records=path in self.records))
-        return current
+            if path in self.records and self.intake.knows(path, status):
+                unchanged += 1
+            else:
+                current += self.intake.found(Found(path, status, records=path in self.records))
+        self.intake.forget_gone(unchanged)
+        return unchanged + current
 
     def pass_(self, seconds: float) -> None:
         self.clock.pass_(seconds)
@@ -191,7 +195,9 @@ def test_what_is_known_goes_with_the_file() -> None:
     path = world.add("/in/a.png")
     world.records[path] = (Stamp(1, 1), State.DONE)
     world.scan()
-    world.intake.forget_known_except(set())
+    gone = world.files.pop(path)
+    assert world.scan() == 0
+    world.files[path] = gone
     world.scan()
     assert world.record_reads == 2
 

@@ -132,6 +132,29 @@ def test_the_scan_pauses_in_large_folders(tmp_path: Path) -> None:
     assert list(steps) == [None, None]
 
 
+def test_what_is_done_is_left_out_while_it_has_a_record(tmp_path: Path) -> None:
+    for name in ("done.png", "done.png.json", "changed.png", "changed.png.json", "new.png"):
+        (tmp_path / name).touch()
+    asked = []
+
+    def is_current(path: str, _status: os.stat_result) -> bool:
+        asked.append(os.path.basename(path))
+        return path.endswith("done.png")
+
+    found = watch.scan(
+        str(tmp_path),
+        RULES,
+        recursive=True,
+        is_leftover=sidecar.is_leftover,
+        record_names=sidecar.names,
+        trouble=lambda _where, _error: None,
+        is_current=is_current,
+    )
+    left = {os.path.basename(item.path): item.records for item in found if isinstance(item, watch.Found)}
+    assert left == {"changed.png": True, "new.png": False}
+    assert sorted(asked) == ["changed.png", "done.png"]
+
+
 # -- events ------------------------------------------------------------------------------------
 
 
