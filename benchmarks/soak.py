@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "paddle"))
     parser.add_argument("--model", default="PP-OCRv6_small")
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rss-limit-mb", type=int, default=1536)
     parser.add_argument("--out", type=Path, default=Path("soak"), help="stem of the .json and .png written")
     return parser.parse_args()
@@ -175,7 +176,7 @@ def main() -> None:
         (home / "inbox").mkdir()
         fill(home / "inbox", asked.images, asked.receipts)
         settings = {
-            "ocr": {"engine": asked.engine, "model": asked.model},
+            "ocr": {"engine": asked.engine, "model": asked.model, "threads": asked.threads},
             "memory": {
                 "rss_limit_mb": asked.rss_limit_mb,
                 "soft_limit_mb": min(1024, asked.rss_limit_mb),
