@@ -52,6 +52,7 @@ _LOOK_AFTER_S = 1.0
 
 def make_engine(settings: Settings) -> engine.Engine:
     """Load the configured engine. Raises `ServiceError`."""
+    memory.use_one_heap()
     memory.apply_environment(settings.memory.env)
     ocr = settings.ocr
     _, notes = engine.translate_params(ocr.params)

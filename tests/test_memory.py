@@ -71,6 +71,50 @@ def test_the_environment_is_set_where_nobody_else_has(monkeypatch: pytest.Monkey
     assert (os.environ["OCRW_TEST_A"], os.environ["OCRW_TEST_B"]) == ("theirs", "ours")
 
 
+_HEAPS = """
+import ctypes, threading
+from ocr_watcher import memory
+{before}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(3)
+def take():
+    libc.malloc(1000)
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(memory._mallopt is None, reason="the C library is not glibc: it has no such heaps")
+@pytest.mark.parametrize(
+    ("before", "environment", "heaps"),
+    [
+        ("", {}, 4),
+        ("memory.use_one_heap()", {}, 1),
+        ("memory.use_one_heap()", {"MALLOC_ARENA_MAX": "2"}, 2),
+    ],
+)
+def test_threads_share_a_heap_unless_the_environment_says_otherwise(
+    before: str, environment: dict[str, str], heaps: int
+) -> None:
+    own = {
+        key: value for key, value in os.environ.items() if key not in {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _HEAPS.format(before=before)],
+        env=own | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("<heap ") == heaps
+
+
 def test_below_the_limits_nothing_happens() -> None:
     checked, log = guard()
     assert [checked.after_job(mb) for mb in (10, 99, 50)] == ["", "", ""]
