@@ -1,12 +1,14 @@
 """Below PaddleOCR: how its detection and recognition models are run when they are ONNX files.
 
 PaddleX pads every line to at least 320 px and runs one after the other on all threads. Here a short
-line gets less, and as many are read side by side as there are threads, one thread each: little more
-than half the time (docs/benchmarks.md). Everything around the two models stays PaddleX's own:
-resizing, cutting out, decoding, order. `tests/test_inference.py` compares the two on the same images.
+line gets less, as many are read side by side as there are threads, one thread each, and in 8-bit
+integers where the processor is made for them (docs/benchmarks.md). Everything around the two models
+stays PaddleX's own: resizing, cutting out, decoding, order. `tests/test_inference.py` compares the two
+on the same images.
 
-The models run in ONNX Runtime, or in OpenVINO where that is installed and wanted. Imports `errors` and
-`memory`; what it touches of PaddleX is in `take_over` and `SideBySide`, and nowhere else.
+The detector runs in ONNX Runtime, or in OpenVINO where that is installed and wanted; the recogniser in
+ONNX Runtime. Imports `errors` and `graph`; what it touches of PaddleX is in `take_over` and `SideBySide`,
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ _MAX_SIDE_BY_SIDE: Final = 4
 # Together they are at most this wide, at a height of 48 px: as wide as PaddleX makes the widest line, which
 # takes some 270 MiB alone (docs/memory.md).
 _MAX_WIDTH_TOGETHER_PX: Final = 3200
-# Compiled shapes that OpenVINO keeps for each model. Unlimited, memory grows with every new width; with 8 an
-# image of receipts took a few per cent more time.
+# Compiled shapes of pages that OpenVINO keeps. Unlimited, memory grows with every new one; with 8 an image
+# of receipts took a few per cent more time.
 _OPENVINO_SHAPES: Final = 32
 
 
