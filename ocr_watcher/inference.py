@@ -46,7 +46,7 @@ _STEP_PX: Final = 32
 # More lines at once would take more memory than they save time.
 _MAX_SIDE_BY_SIDE: Final = 4
 # Together they are at most this wide, at a height of 48 px: as wide as PaddleX makes the widest line, which
-# takes some 270 MiB alone (docs/memory.md).
+# takes up to 145 MiB alone (docs/memory.md).
 _MAX_WIDTH_TOGETHER_PX: Final = 3200
 # Compiled shapes of pages that OpenVINO keeps. Unlimited, memory grows with every new one; with 8 an image
 # of receipts took a few per cent more time.
