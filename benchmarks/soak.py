@@ -38,6 +38,7 @@ def arguments() -> argparse.Namespace:
         "--receipts", type=Path, help="folder of real scans: every fifth image is one of them"
     )
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "paddle"))
+    parser.add_argument("--provider", default="auto", choices=("auto", "onnxruntime", "openvino"))
     parser.add_argument("--model", default="PP-OCRv6_small")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rss-limit-mb", type=int, default=1536)
@@ -89,6 +90,15 @@ def status(pid: int) -> tuple[float, float]:
     return found["VmRSS"], found["VmHWM"]
 
 
+def sample(pid: int, event: dict[str, Any]) -> dict[str, Any]:
+    """Memory after a job, which gives it back after its log line."""
+    time.sleep(0.03)
+    rss_mb, peak_mb = status(pid)
+    # what the job itself saw, where the process has gone meanwhile
+    rss_mb = rss_mb or event.get("rss_mb", 0.0)
+    return {"event": event["event"], "rss_mb": round(rss_mb, 1), "peak_mb": round(peak_mb, 1)}
+
+
 def soak(home: Path, total: int) -> dict[str, Any]:
     """Run the daemon, again and again where it recycles, until every image has its record."""
     samples: list[dict[str, Any]] = []
@@ -115,13 +125,7 @@ def soak(home: Path, total: int) -> dict[str, Any]:
             if event["level"] != "info" or event["event"] == "daemon.exiting":
                 print(row, end="", file=sys.stderr)
             if event["event"] in ("ocr.done", "file.quarantined"):
-                time.sleep(0.03)  # the job's memory is given back after its log line
-                rss_mb, peak_mb = status(process.pid)
-                # what the job itself saw, where the process has gone meanwhile
-                rss_mb = rss_mb or event.get("rss_mb", 0.0)
-                samples.append(
-                    {"event": event["event"], "rss_mb": round(rss_mb, 1), "peak_mb": round(peak_mb, 1)}
-                )
+                samples.append(sample(process.pid, event))
             # A job that was given up for its time may have written its record all the same.
             if event["event"] in ("ocr.done", "file.quarantined", "memory.stats") and all_done():
                 process.terminate()
@@ -176,18 +180,24 @@ def main() -> None:
         (home / "inbox").mkdir()
         fill(home / "inbox", asked.images, asked.receipts)
         settings = {
-            "ocr": {"engine": asked.engine, "model": asked.model, "threads": asked.threads},
+            "ocr": {
+                "engine": asked.engine,
+                "provider": asked.provider,
+                "model": asked.model,
+                "threads": asked.threads,
+            },
             "memory": {
                 "rss_limit_mb": asked.rss_limit_mb,
                 "soft_limit_mb": min(1024, asked.rss_limit_mb),
             },
         }
         (home / "config.yaml").write_text(yaml.safe_dump(settings))
-        os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+        own = str(Path(__file__).resolve().parents[1])
+        os.environ["PYTHONPATH"] = os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])
         result = soak(home, asked.images)
-        result["engine"] = f"{asked.engine}, {asked.model}"
-        records = len(list((home / "inbox").glob("*.json")))
-        print(f"{records} records for {asked.images} images")
+        records = list((home / "inbox").glob("*.json"))
+        result["engine"] = f"{json.loads(records[0].read_bytes())['engine']['provider']}, {asked.model}"
+        print(f"{len(records)} records for {asked.images} images")
     asked.out.with_suffix(".json").write_text(json.dumps(result))
     print(table(result, asked.rss_limit_mb))
     plot(result, asked.rss_limit_mb, asked.out.with_suffix(".png"))
