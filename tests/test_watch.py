@@ -16,7 +16,7 @@ from ocr_watcher.watch import Event, Events, Found, Leftover, Watcher, _Handler
 from tests.support import RULES, Log, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from watchdog.observers.api import BaseObserver
 
@@ -63,7 +63,12 @@ def test_the_configured_mode_rules(tmp_path: Path) -> None:
 # -- the scan ----------------------------------------------------------------------------------
 
 
-def scan(folder: Path, *, recursive: bool = True) -> tuple[dict[str, bool], list[str], list[str]]:
+def scan(
+    folder: Path,
+    *,
+    recursive: bool = True,
+    is_current: Callable[[str, os.stat_result], bool] = lambda _path, _status: False,
+) -> tuple[dict[str, bool], list[str], list[str]]:
     found: dict[str, bool] = {}
     leftovers, troubles = [], []
     for item in watch.scan(
@@ -73,6 +78,7 @@ def scan(folder: Path, *, recursive: bool = True) -> tuple[dict[str, bool], list
         is_leftover=sidecar.is_leftover,
         record_names=sidecar.names,
         trouble=lambda where, _error: troubles.append(os.path.relpath(where, folder)),
+        is_current=is_current,
     ):
         if isinstance(item, Found):
             found[os.path.relpath(item.path, folder)] = item.records
@@ -141,17 +147,7 @@ def test_what_is_done_is_left_out_while_it_has_a_record(tmp_path: Path) -> None:
         asked.append(os.path.basename(path))
         return path.endswith("done.png")
 
-    found = watch.scan(
-        str(tmp_path),
-        RULES,
-        recursive=True,
-        is_leftover=sidecar.is_leftover,
-        record_names=sidecar.names,
-        trouble=lambda _where, _error: None,
-        is_current=is_current,
-    )
-    left = {os.path.basename(item.path): item.records for item in found if isinstance(item, watch.Found)}
-    assert left == {"changed.png": True, "new.png": False}
+    assert scan(tmp_path, is_current=is_current)[0] == {"changed.png": True, "new.png": False}
     assert sorted(asked) == ["changed.png", "done.png"]
 
 
