@@ -45,7 +45,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("balanced", "PP-OCRv6_small", {"ocr": {"provider": "onnxruntime"}}),
     ("balanced-openvino", "PP-OCRv6_small", {"ocr": {"provider": "openvino"}}),
     ("fast", "PP-OCRv6_tiny", {"ocr": _TINY}),
-    ("small-memory", "PP-OCRv6_tiny", {"ocr": {**_TINY, "threads": 1}}),
+    ("small-memory", "PP-OCRv6_tiny", {"ocr": _TINY, "image": {"max_side_px": 768}}),
 ]
 _SWITCHES = ("use_doc_orientation_classify", "use_doc_unwarping", "use_textline_orientation")
 # Its models are given as folders; without this it looks for its hubs all the same.
@@ -320,7 +320,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="folder of images; truth in NAME.txt, where there is any")
     parser.add_argument("--images", type=int, metavar="N", help="so many of them, or pages drawn (12)")
     parser.add_argument("--rounds", type=int, default=2, metavar="R", help="times each image is read (2)")
-    parser.add_argument("--only", default="", metavar="A,B", help="these contestants")
+    parser.add_argument("--only", default="", metavar="A,B", help="these only; a wrong name lists all")
     parser.add_argument("--starts", type=int, default=2, metavar="N", help="starts; the fastest counts (2)")
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="for one image (300)")
     parser.add_argument("--out", type=Path, help="stem of the files written (.bench/compare)")
@@ -352,9 +352,10 @@ def main() -> None:
         result = run(asked, chosen(asked.only))
         stem.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {stem}.json")
     text = report.markdown(result)
     Path(f"{stem}.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}")
+    print(f"\n{text}\nwrote {stem}.md")
     for name in report.plots(result, stem):
         print(f"wrote {name}")
 

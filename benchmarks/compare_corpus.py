@@ -67,8 +67,11 @@ def f1(hit: int, got: int, there: int) -> float:
 def find(folder: Path, count: int | None) -> list[Picture]:
     """Images of a folder, a seeded choice where it has more than `count`.
 
-    The truth about `scan.jpg` is `scan.txt` or `scan.jpg.txt` beside it.
+    The truth about `scan.jpg` is `scan.txt` or `scan.jpg.txt` beside it. Leaves the program where there is
+    no such folder.
     """
+    if not folder.is_dir():
+        raise SystemExit(f"there is no folder {folder}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if count is not None and count < len(paths):
         paths = sorted(random.Random(SEED).sample(paths, count))  # noqa: S311 - the same ones every time

@@ -231,8 +231,7 @@ def _print_summary(summary: Summary) -> None:
     if summary.current:
         parts.append(f"{summary.current} already done")
     parts.append(f"{len(summary.failed)} failed")
-    rate = f", {summary.elapsed_s / summary.done:.2f} s each" if summary.done else ""
-    print(f"{', '.join(parts)} in {summary.elapsed_s:.1f} s{rate}")
+    print(f"{', '.join(parts)} in {summary.elapsed_s:.1f} s, start included")
     for path, why in list(summary.failed.items())[:_MAX_SHOWN]:
         print(f"  failed: {one_line(path)}: {one_line(why)}")
     if len(summary.failed) > _MAX_SHOWN:
