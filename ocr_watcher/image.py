@@ -392,7 +392,10 @@ def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) 
         del source
         if turn is not None:
             small = small.transpose(turn)
-        bgr = np.ascontiguousarray(np.asarray(small.convert("RGB"))[:, :, ::-1])
+        small = small if small.mode == "RGB" else small.convert("RGB")
+        # Pillow swaps red and blue several times faster than NumPy.
+        flat = np.frombuffer(bytearray(small.tobytes("raw", "BGR")), np.uint8)
+        bgr = flat.reshape(small.height, small.width, 3)
     if turn in _QUARTER_TURNS:
         width, height = height, width
     return Page(index, bgr, width, height)
@@ -551,6 +554,8 @@ def _shrink(
     across, down = (max(1, int(has / wants / _GAP)) for has, wants in zip(extent, target, strict=True))
     levels, grey = (0.0, 0.0), False
     if isinstance(image, Image.Image):
+        if across == down == 1 and image.mode in {"L", "RGB"} and not image.has_transparency_data:
+            return image.resize(target, _RESAMPLE, box=(0.0, 0.0, *extent))
         levels = _levels(image) if image.mode in _DEEP else levels
         grey = image.mode in _DEEP or (image.mode in _GREY and not image.has_transparency_data)
     reduced = Image.new("L" if grey else "RGB", (-(-width // across), -(-height // down)))

@@ -845,7 +845,7 @@ def test_no_memory_for_the_pixels(call: str, monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    data = encode(picture(), "PNG")
+    data = encode(picture().convert("RGBA"), "PNG")
     monkeypatch.setattr(Image, call, fail)
     with pytest.raises(OutOfMemoryError, match="not enough memory to decode the file"):
         read(data)
@@ -867,7 +867,7 @@ def test_programming_error_stays_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     def mistake(*_: object) -> None:
         raise AttributeError
 
-    monkeypatch.setattr(image, "_bands", mistake)
+    monkeypatch.setattr(image, "_shrink", mistake)
     with pytest.raises(AttributeError):
         read(COLOURED["png-rgb"]())
 
