@@ -90,7 +90,7 @@ def draw(folder: Path, count: int) -> list[Picture]:
     pictures = []
     for index in range(count):
         chance = random.Random(SEED * 1000 + index)  # noqa: S311 - the same every time
-        image, truth = _page(chance, *_SHAPES[index % len(_SHAPES)])
+        image, truth = page(chance, *_SHAPES[index % len(_SHAPES)])
         path = folder / f"page-{index:03}.{chance.choice(('jpg', 'png'))}"
         image.save(path)
         pictures.append(Picture(path, truth))
@@ -99,13 +99,14 @@ def draw(folder: Path, count: int) -> list[Picture]:
 
 def warm_up(folder: Path) -> Picture:
     """One page that every contestant reads first, so that loading is not counted as reading."""
-    image, truth = _page(random.Random(SEED), 640, 480, 26)  # noqa: S311 - the same every time
+    image, truth = page(random.Random(SEED), 640, 480, 26)  # noqa: S311 - the same every time
     path = folder / "warm-up.png"
     image.save(path)
     return Picture(path, truth)
 
 
-def _page(chance: random.Random, width: int, height: int, text_px: int) -> tuple[Image.Image, str]:
+def page(chance: random.Random, width: int, height: int, text_px: int) -> tuple[Image.Image, str]:
+    """A page full of rows of letters of `text_px`, and what is written on it; sizes in pixels."""
     paper, ink = chance.randint(225, 255), chance.randint(0, 70)
     image = Image.new("RGB", (width, height), (paper, paper, paper))
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=text_px)

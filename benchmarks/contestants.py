@@ -33,11 +33,12 @@ class ReadError(Exception):
 
 def engine(config: str) -> Read:
     """This project without its daemon: engine, page preparation and result of a configuration file."""
-    from ocr_watcher import daemon, image, result
+    from ocr_watcher import daemon, image, memory, result
     from ocr_watcher.config import load
 
     settings = load(Path(config))
     reader = daemon.make_engine(settings)
+    memory.Memory().settle()  # as the daemon does once everything is loaded
     limits = image.Limits(
         max_file_bytes=int(settings.image.max_file_mb * (1 << 20)),
         max_pixels=int(settings.image.max_megapixels * 1_000_000),

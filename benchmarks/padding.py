@@ -45,7 +45,14 @@ def main() -> None:
             lines[way] = [line for page in pages for line in result.normalise(reader.read(page))]
             took[way] += time.perf_counter() - began
             total[way] += len(lines[way])
-            for own, other in zip(lines[way], lines["PaddleX"], strict=True):
+            # By place: a line without any text is no line in one way, and may be one in another.
+            reference = {str(line.polygon): line for line in lines["PaddleX"]}
+            read = {str(line.polygon): line for line in lines[way]}
+            for place in reference.keys() | read.keys():
+                own, other = read.get(place), reference.get(place)
+                if own is None or other is None:
+                    text[way] += 1
+                    continue
                 text[way] += own.text != other.text
                 score[way] += abs(own.score - other.score) > 0.02
             if picture.truth is not None:

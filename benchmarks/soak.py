@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--engine", default="onnxruntime", choices=("onnxruntime", "paddle"))
     parser.add_argument("--provider", default="auto", choices=("auto", "onnxruntime", "openvino"))
     parser.add_argument("--model", default="PP-OCRv6_small")
-    parser.add_argument("--max-side-px", type=int, default=1024)
+    parser.add_argument("--params", type=yaml.safe_load, default={}, help="ocr.params, as {name: value, ...}")
     parser.add_argument("--rss-limit-mb", type=int, default=1536)
     parser.add_argument("--out", type=Path, default=Path("soak"), help="stem of the .json and .png written")
     return parser.parse_args()
@@ -180,8 +180,12 @@ def main() -> None:
         (home / "inbox").mkdir()
         fill(home / "inbox", asked.images, asked.receipts)
         settings = {
-            "ocr": {"engine": asked.engine, "provider": asked.provider, "model": asked.model},
-            "image": {"max_side_px": asked.max_side_px},
+            "ocr": {
+                "engine": asked.engine,
+                "provider": asked.provider,
+                "model": asked.model,
+                "params": asked.params,
+            },
             "memory": {
                 "rss_limit_mb": asked.rss_limit_mb,
                 "soft_limit_mb": min(1024, asked.rss_limit_mb),

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from ocr_watcher import config
+from ocr_watcher import config, engine
 from ocr_watcher.config import (
     DEFAULT_MEMORY_ENV,
     MemorySettings,
@@ -97,6 +97,17 @@ def test_the_shipped_file_holds_exactly_the_defaults(tmp_path: Path, write: Writ
     # As it is written there, too: merging would hide a default that the file lacks.
     written = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     assert written["memory"]["env"] == DEFAULT_MEMORY_ENV
+
+
+def test_the_profiles_of_the_readme_are_configurations(write: Write) -> None:
+    text = (SHIPPED.parent / "README.md").read_text("utf-8")
+    section = text.partition("## Which settings")[2].partition("\n## ")[0]
+    profiles = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    assert len(profiles) == 2
+    for profile in profiles:
+        settings = load(write(profile))
+        assert settings.ocr.model == "PP-OCRv6_tiny"
+        assert engine.translate_params(settings.ocr.params) == (dict(settings.ocr.params), [])
 
 
 def test_the_shipped_file_explains_every_key() -> None:
