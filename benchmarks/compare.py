@@ -50,7 +50,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("balanced", "PP-OCRv6_small", {"ocr": {"provider": "onnxruntime"}}),
     ("balanced-openvino", "PP-OCRv6_small", {"ocr": {"provider": "openvino"}}),
     ("fast", "PP-OCRv6_tiny", {"ocr": _tiny(896)}),
-    ("small-memory", "PP-OCRv6_tiny", {"ocr": _tiny(768)}),
+    ("small-memory", "PP-OCRv6_tiny", {"ocr": _tiny(768), "image": {"max_megapixels": 40}}),
 ]
 _SWITCHES = ("use_doc_orientation_classify", "use_doc_unwarping", "use_textline_orientation")
 # Its models are given as folders; without this it looks for its hubs all the same.

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psutil
 
 from ocr_watcher import __version__, engine, log, memory, models, sidecar, watch
-from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError, UnavailableError, VanishedError
+from ocr_watcher.errors import (
+    ExitCode,
+    FileError,
+    JobTimeoutError,
+    ServiceError,
+    UnavailableError,
+    VanishedError,
+)
 from ocr_watcher.health import Counters, Notifier, StatusFile
 from ocr_watcher.image import Limits
 from ocr_watcher.intake import Intake, Job, Outcome
@@ -48,6 +55,12 @@ _LOOK_AFTER_S = 1.0
 
 
 # -- parts that the other verbs share ------------------------------------------------------------------
+
+
+# What to do where not even a test image can be read.
+UNREADABLE_HINT = (
+    "Check ocr.model, and each of ocr.params: without them, and with a model of the store, it reads."
+)
 
 
 def make_engine(settings: Settings) -> engine.Engine:
@@ -101,7 +114,12 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
     """Load the engine and build everything behind the queue. Raises `ServiceError`."""
     probe = memory.Memory()
     reader = make_engine(settings)
-    reader.warm_up()
+    try:
+        reader.warm_up()
+    except FileError as error:
+        raise UnavailableError(
+            f"the engine cannot read a test image: {error}", hint=UNREADABLE_HINT
+        ) from error
     probe.settle()
     limits = settings.memory
     guard = memory.Guard(

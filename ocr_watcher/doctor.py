@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from ocr_watcher import daemon, engine, inference, log, memory, models, result, watch
-from ocr_watcher.errors import ExitCode, OcrWatcherError
+from ocr_watcher.errors import ExitCode, FileError, OcrWatcherError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,13 +247,17 @@ def _ocr(settings: Settings) -> Iterator[Check]:
     started = time.monotonic()
     reader = daemon.make_engine(settings)
     loaded = time.monotonic()
-    lines = result.normalise(reader.read(engine.drawn_text(_TEST_TEXT)))
+    try:
+        lines = result.normalise(reader.read(engine.drawn_text(_TEST_TEXT)))
+    except FileError as error:  # its own hint is to run this
+        yield Check("FAIL", "ocr", str(error), daemon.UNREADABLE_HINT)
+        return
     read = time.monotonic()
     figures, data_mb = probe.figures(), probe.data_mb()
     reader.close()
     text = result.text_of(lines)
     if "2468" not in text:
-        fix = "The model does not read Latin digits, or the engine is broken: try another ocr.model."
+        fix = "The model does not read Latin digits: try another ocr.model; or ocr.params spoil it."
         yield Check("FAIL", "ocr", f"read {text!r} instead of {_TEST_TEXT!r}", fix)
         return
     try:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -78,50 +78,69 @@ class Engine(Protocol):
 
 # -- PaddleOCR's arguments ---------------------------------------------------------------------
 
-# The named arguments of PaddleOCR 3.7 and those it shares with its other pipelines. A literal, because
-# `check-config` must know them without the seconds that importing PaddleOCR takes; a test compares.
-PADDLEOCR_PARAMS: Final = frozenset(
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_Values: TypeAlias = tuple[Callable[[Any], bool], str]
+
+_SWITCH: Final[_Values] = (lambda v: isinstance(v, bool), "true or false")
+_COUNT: Final[_Values] = (lambda v: type(v) is int and v >= 1, "a whole number of at least 1")
+_SHARE: Final[_Values] = (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+_TEXT: Final[_Values] = (lambda v: isinstance(v, str), "text")
+_SHAPE: Final[_Values] = (
+    lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(_COUNT[0](n) for n in v),
+    "a list of three whole numbers: channels, height, width",
+)
+
+# The named arguments of PaddleOCR 3.7 and those it shares with its other pipelines: which values each takes,
+# and that in words. PaddleOCR itself finds out at the first image, or never. A literal: `check-config` must
+# know them without the seconds that importing PaddleOCR takes; a test compares.
+PARAM_VALUES: Final[Mapping[str, _Values]] = MappingProxyType(
     {
-        "doc_orientation_classify_model_dir",
-        "doc_orientation_classify_model_name",
-        "doc_unwarping_model_dir",
-        "doc_unwarping_model_name",
-        "lang",
-        "ocr_version",
-        "return_word_box",
-        "text_det_box_thresh",
-        "text_det_input_shape",
-        "text_det_limit_side_len",
-        "text_det_limit_type",
-        "text_det_thresh",
-        "text_det_unclip_ratio",
-        "text_detection_model_dir",
-        "text_detection_model_name",
-        "text_rec_input_shape",
-        "text_rec_score_thresh",
-        "text_recognition_batch_size",
-        "text_recognition_model_dir",
-        "text_recognition_model_name",
-        "textline_orientation_batch_size",
-        "textline_orientation_model_dir",
-        "textline_orientation_model_name",
-        "use_doc_orientation_classify",
-        "use_doc_unwarping",
-        "use_textline_orientation",
-        # shared by all pipelines
-        "cpu_threads",
-        "device",
-        "enable_cinn",
-        "enable_hpi",
-        "enable_mkldnn",
-        "engine",
-        "engine_config",
-        "mkldnn_cache_capacity",
-        "paddlex_config",
-        "precision",
-        "use_tensorrt",
+        "doc_orientation_classify_model_dir": _TEXT,
+        "doc_orientation_classify_model_name": _TEXT,
+        "doc_unwarping_model_dir": _TEXT,
+        "doc_unwarping_model_name": _TEXT,
+        "return_word_box": _SWITCH,
+        "text_det_box_thresh": _SHARE,
+        "text_det_input_shape": _SHAPE,
+        "text_det_limit_side_len": _COUNT,
+        "text_det_limit_type": (lambda v: v in ("min", "max", "resize_long"), "min, max or resize_long"),
+        "text_det_thresh": _SHARE,
+        "text_det_unclip_ratio": (lambda v: _is_number(v) and 0 < v < math.inf, "a number above 0"),
+        "text_detection_model_dir": _TEXT,
+        "text_detection_model_name": _TEXT,
+        "text_rec_input_shape": _SHAPE,
+        "text_rec_score_thresh": _SHARE,
+        "text_recognition_batch_size": _COUNT,
+        "text_recognition_model_dir": _TEXT,
+        "text_recognition_model_name": _TEXT,
+        "textline_orientation_batch_size": _COUNT,
+        "textline_orientation_model_dir": _TEXT,
+        "textline_orientation_model_name": _TEXT,
+        "use_doc_orientation_classify": _SWITCH,
+        "use_doc_unwarping": _SWITCH,
+        "use_textline_orientation": _SWITCH,
+        "cpu_threads": _COUNT,
+        "enable_cinn": _SWITCH,
+        "enable_mkldnn": _SWITCH,
+        "engine_config": (lambda v: isinstance(v, Mapping), "a mapping"),
+        "mkldnn_cache_capacity": (lambda v: type(v) is int, "a whole number"),
+        "paddlex_config": (lambda v: isinstance(v, (str, Mapping)), "a file or a mapping"),
     }
 )
+# The same with those that are never passed on.
+PADDLEOCR_PARAMS: Final = PARAM_VALUES.keys() | {
+    "device",
+    "enable_hpi",
+    "engine",
+    "lang",
+    "ocr_version",
+    "precision",
+    "use_tensorrt",
+}
 
 # PaddleOCR's own table of 2.x names, and `drop_score`, which it forgot.
 RENAMED_PARAMS: Final[Mapping[str, str]] = MappingProxyType(
@@ -210,8 +229,8 @@ def translate_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
         elif value is None:
             # Passed on, it would mean PaddleOCR's default, which is on for the orientation models.
             notes.append(f"ocr.params.{given} is left out: it is empty")
-        elif name == "engine_config" and not isinstance(value, Mapping):
-            problems.append(f"ocr.params.{given}: must be a mapping, not {value!r}")
+        elif not PARAM_VALUES[name][0](value):
+            problems.append(f"ocr.params.{given}: must be {PARAM_VALUES[name][1]}, not {value!r}")
         elif name in kwargs and kwargs[name] != value:
             problems.append(f"ocr.params: {name} is given under two names, with two values")
         else:

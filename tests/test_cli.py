@@ -230,6 +230,17 @@ def test_doctor_finds_nothing_wrong_where_all_is_well(home: Path, model_store: P
     assert "2468" in result.stdout
 
 
+def test_parameters_that_no_image_can_be_read_with_are_named(home: Path, model_store: Path) -> None:
+    write_config(home, ocr={"params": {"text_rec_input_shape": [3, 32, 320]}})  # the model wants 48
+    result = run(home, "doctor", module="ocr_watcher", OCR_WATCHER_MODEL_STORE=str(model_store))
+    assert result.returncode == 69
+    assert "each of ocr.params" in result.stdout
+    with daemon(home, {"OCR_WATCHER_MODEL_STORE": str(model_store)}, real=True) as running:
+        assert running.wait() == 69
+        assert "each of ocr.params" in running.events("daemon.failed")[0]["hint"]
+        assert "Traceback" not in running.text
+
+
 # -- the real thing ----------------------------------------------------------------------------
 
 

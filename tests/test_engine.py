@@ -296,6 +296,42 @@ def test_every_refusal_is_listed() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "must_be"),
+    [
+        ("text_det_limit_type", "maxx", "min, max or resize_long"),
+        ("det_limit_side_len", "896px", "a whole number of at least 1"),
+        ("text_det_limit_side_len", 0, "a whole number of at least 1"),
+        ("text_recognition_batch_size", True, "a whole number of at least 1"),
+        ("text_det_box_thresh", 60, "a number from 0 to 1"),
+        ("text_det_thresh", True, "a number from 0 to 1"),
+        ("text_det_unclip_ratio", 0, "a number above 0"),
+        ("text_rec_input_shape", [48, 320], "a list of three whole numbers: channels, height, width"),
+        ("use_angle_cls", "yes", "true or false"),
+        ("rec_model_dir", 3, "text"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, must_be: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        translate_params({name: value})
+    assert str(caught.value) == f"ocr.params.{name}: must be {must_be}, not {value!r}"
+
+
+def test_values_of_the_right_kind_pass() -> None:
+    given = {
+        "text_det_limit_type": "resize_long",
+        "text_det_limit_side_len": 896,
+        "text_det_thresh": 0.3,
+        "text_rec_score_thresh": 0,
+        "text_det_unclip_ratio": 2,
+        "text_rec_input_shape": (3, 48, 320),
+        "mkldnn_cache_capacity": -1,
+        "paddlex_config": {"pipeline_name": "OCR"},
+        "use_textline_orientation": False,
+    }
+    assert translate_params(given) == (given, [])
+
+
 def test_the_same_value_under_both_names_is_no_conflict() -> None:
     kwargs, _ = translate_params({"rec_batch_num": 6, "text_recognition_batch_size": 6})
     assert kwargs == {"text_recognition_batch_size": 6}
