@@ -123,7 +123,7 @@ PARAM_VALUES: Final[Mapping[str, _Values]] = MappingProxyType(
         "use_doc_orientation_classify": _SWITCH,
         "use_doc_unwarping": _SWITCH,
         "use_textline_orientation": _SWITCH,
-        "cpu_threads": _COUNT,
+        "cpu_threads": (lambda v: type(v) is int and v >= 0, "a whole number, 0 for all processors"),
         "enable_cinn": _SWITCH,
         "enable_mkldnn": _SWITCH,
         "engine_config": (lambda v: isinstance(v, Mapping), "a mapping"),
