@@ -24,6 +24,7 @@ from ocr_watcher.errors import (
     ExitCode,
     FileError,
     JobTimeoutError,
+    OutOfMemoryError,
     ServiceError,
     UnavailableError,
     VanishedError,
@@ -57,10 +58,11 @@ _LOOK_AFTER_S = 1.0
 # -- parts that the other verbs share ------------------------------------------------------------------
 
 
-# What to do where not even a test image can be read.
-UNREADABLE_HINT = (
-    "Check ocr.model, and each of ocr.params: without them, and with a model of the store, it reads."
-)
+def unreadable_hint(error: FileError) -> str:
+    """What to do where not even a test image can be read."""
+    if isinstance(error, OutOfMemoryError):
+        return error.hint
+    return "Check ocr.model, and each of ocr.params: without them, and with a model of the store, it reads."
 
 
 def make_engine(settings: Settings) -> engine.Engine:
@@ -118,7 +120,7 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
         reader.warm_up()
     except FileError as error:
         raise UnavailableError(
-            f"the engine cannot read a test image: {error}", hint=UNREADABLE_HINT
+            f"the engine cannot read a test image: {error}", hint=unreadable_hint(error)
         ) from error
     probe.settle()
     limits = settings.memory

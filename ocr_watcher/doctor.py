@@ -250,7 +250,8 @@ def _ocr(settings: Settings) -> Iterator[Check]:
     try:
         lines = result.normalise(reader.read(engine.drawn_text(_TEST_TEXT)))
     except FileError as error:  # its own hint is to run this
-        yield Check("FAIL", "ocr", str(error), daemon.UNREADABLE_HINT)
+        reader.close()
+        yield Check("FAIL", "ocr", str(error), daemon.unreadable_hint(error))
         return
     read = time.monotonic()
     figures, data_mb = probe.figures(), probe.data_mb()

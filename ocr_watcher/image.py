@@ -554,6 +554,7 @@ def _shrink(
     across, down = (max(1, int(has / wants / _GAP)) for has, wants in zip(extent, target, strict=True))
     levels, grey = (0.0, 0.0), False
     if isinstance(image, Image.Image):
+        # Nothing to convert, nothing to average: no copy before the one that is wanted.
         if across == down == 1 and image.mode in {"L", "RGB"} and not image.has_transparency_data:
             return image.resize(target, _RESAMPLE, box=(0.0, 0.0, *extent))
         levels = _levels(image) if image.mode in _DEEP else levels

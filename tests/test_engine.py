@@ -242,6 +242,7 @@ def test_the_known_names_are_those_of_the_installed_paddleocr() -> None:
     shared = _common_args.parse_common_args({}, default_enable_hpi=None).keys() | {"paddlex_config"}
     renamed_inside = {"use_pptrt": "use_tensorrt", "pptrt_precision": "precision"}
     assert own | {renamed_inside.get(name, name) for name in shared} == PADDLEOCR_PARAMS
+    assert engine_module._TAKEN_PARAMS.keys() | engine_module.PARAM_VALUES.keys() >= PADDLEOCR_PARAMS
     assert ocr._DEPRECATED_PARAM_NAME_MAPPING.items() <= RENAMED_PARAMS.items()
     assert set(RENAMED_PARAMS.values()) <= PADDLEOCR_PARAMS
 
