@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run test test-systemd test-openvino openvino bench check format lock models install uninstall clean help
+.PHONY: run test test-long test-systemd test-openvino openvino bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -24,7 +24,11 @@ run: models ## set everything up and watch ./inbox
 
 test: $(INSTALLED) ## run the tests with the real engines
 	@$(BIN)/ocr-watcher models pull --all
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(INSTALLED) ## run the tests that take minutes: kills, floods, traces
+	@$(BIN)/ocr-watcher models pull --all
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, systemd-nspawn)
 	$(BIN)/python -m pytest tests/systemd $(ARGS)
@@ -37,9 +41,9 @@ openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor comp
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock
 	@$(BIN)/ocr-watcher doctor -c $(CONFIG) | grep provider
 
-bench: .bench/openvino/.installed $(INSTALLED) $(PEERS)/.installed .bench/paddle-$(BAD_PADDLE)/.installed ## compare with other OCR programs; CORPUS=folder, ARGS="--only a,b"
+bench: .bench/openvino/.installed .bench/plot/.installed $(INSTALLED) $(PEERS)/.installed .bench/paddle-$(BAD_PADDLE)/.installed ## compare with other OCR programs; CORPUS=folder, ARGS="--only a,b"
 	@$(BIN)/ocr-watcher models pull --all
-	$(BIN)/python benchmarks/compare.py $(if $(CORPUS),--corpus "$(CORPUS)") $(ARGS)
+	PYTHONPATH=.bench/plot $(BIN)/python benchmarks/compare.py $(if $(CORPUS),--corpus "$(CORPUS)") $(ARGS)
 
 check: $(INSTALLED) ## lint, types, import directions
 	$(BIN)/ruff check .
@@ -68,7 +72,7 @@ lock: $(INSTALLED) ## resolve the dependencies anew
 		--custom-compile-command "make lock" requirements-openvino.in -o requirements-openvino.lock
 
 clean: ## remove what the targets made, but no image, result or log
-	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/plot .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (paddlepaddle 3.2.2 has no wheels for others)"; exit 69; }
@@ -88,6 +92,12 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	@rm -rf $(@D)
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
 		--target $(@D) -r requirements-openvino.lock
+	@touch $@
+
+# Benchmarks draw with it. Not in $(VENV): PaddleX would import it at every start.
+.bench/plot/.installed: | $(INSTALLED)
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --only-binary :all: --target $(@D) 'matplotlib>=3.10,<4' 'numpy<2.5'
 	@touch $@
 
 # Only Paddle itself: what it needs is in $(VENV), in front of which compare.py puts this folder.

@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 from yaml.reader import ReaderError
 
 from ocr_watcher.errors import ConfigError
+from ocr_watcher.privacy import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -168,14 +169,12 @@ def _model(value: str, info: ValidationInfo) -> str:
 
 
 def _model_store(value: object) -> object:
-    """Unset: the environment's choice, else the user's cache folder (XDG Base Directory Specification)."""
+    """Unset: the environment's choice, else the user's cache folder."""
     if value is not None:
         return value
     if store := os.environ.get(MODEL_STORE_VARIABLE):
         return store if store.startswith("~") else Path.cwd() / store
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification wants a relative path to be ignored.
-    return Path(cache if Path(cache).is_absolute() else "~/.cache", "ocr-watcher", "models")
+    return Path(cache_folder(), "models")
 
 
 def _mapping(value: object) -> object:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ocr_watcher.ready import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,19 +22,24 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from ocr_watcher.ready import Stamp
+
 _T = TypeVar("_T")
 
-# Paths are BLOBs: file names are bytes, and need not be UTF-8.
-_TABLES = """
-CREATE TABLE IF NOT EXISTS attempts (
+# Paths are BLOBs: file names are bytes, and need not be UTF-8. A version is text: the nanoseconds of a
+# date after 2262-04-11 are more than SQLite's integers hold. Tables of an earlier layout hold nothing
+# but counts, and are dropped.
+_LAYOUT = 2
+_TABLES = f"""
+DROP TABLE IF EXISTS attempts;
+CREATE TABLE attempts (
     path BLOB PRIMARY KEY,
-    size_bytes INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
+    version TEXT NOT NULL,
     attempts INTEGER NOT NULL,
-    in_flight INTEGER NOT NULL,
     code TEXT NOT NULL,
     message TEXT NOT NULL
 ) WITHOUT ROWID;
+PRAGMA user_version = {_LAYOUT};
 """
 
 
@@ -75,14 +79,14 @@ class Journal:
         def act(db: sqlite3.Connection) -> Attempts:
             key = os.fsencode(path)
             row = db.execute(
-                "SELECT size_bytes, mtime_ns, attempts, code, message FROM attempts WHERE path = ?", (key,)
+                "SELECT version, attempts, code, message FROM attempts WHERE path = ?", (key,)
             ).fetchone()
+            version = f"{stamp.size_bytes}:{stamp.mtime_ns}"
             known = Attempts(0, "", "")
-            if row is not None and Stamp(row[0], row[1]) == stamp:
-                known = Attempts(row[2], row[3], row[4])
+            if row is not None and row[0] == version:
+                known = Attempts(*row[1:])
             db.execute(
-                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, 1, '', '')",
-                (key, *stamp, known.count + 1),
+                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, '', '')", (key, version, known.count + 1)
             )
             return known
 
@@ -92,7 +96,7 @@ class Journal:
         """The attempt ended with an error that may pass: it stays counted."""
         self._do(
             lambda db: db.execute(
-                "UPDATE attempts SET in_flight = 0, code = ?, message = ? WHERE path = ?",
+                "UPDATE attempts SET code = ?, message = ? WHERE path = ?",
                 (code, message, os.fsencode(path)),
             ),
             None,
@@ -102,7 +106,7 @@ class Journal:
         """The attempt was broken off for a reason outside the file: it does not count."""
         self._do(
             lambda db: db.execute(
-                "UPDATE attempts SET in_flight = 0, attempts = max(attempts - 1, 0) WHERE path = ?",
+                "UPDATE attempts SET attempts = max(attempts - 1, 0) WHERE path = ?",
                 (os.fsencode(path),),
             ),
             None,
@@ -131,6 +135,10 @@ class Journal:
                     self._complain("is damaged: beginning a new one, attempt counts are lost", error)
                     if not self._set_aside():
                         return otherwise
+                except Exception as error:  # noqa: BLE001 - whatever it is, the work goes on
+                    self._complain("cannot be used: attempts are not counted", error)
+                    self._disconnect()
+                    return otherwise
                 else:
                     self._broken = False
                     return result
@@ -145,7 +153,8 @@ class Journal:
                 # the disk; a power loss may cost the last counts, which is all they are.
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
-                db.executescript(_TABLES)
+                if db.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
+                    db.executescript(_TABLES)
             except BaseException:
                 db.close()
                 raise

@@ -7,6 +7,7 @@ an event. Knows names and folders, never contents. Imports `files` and `ready`.
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import stat
@@ -25,11 +26,11 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 from watchdog.observers.api import EventDispatcher, EventEmitter
 from watchdog.utils import BaseThread
 
 from ocr_watcher.files import descend
+from ocr_watcher.inotify import Unwatched, make_observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,7 +190,7 @@ class Watcher:
         recursive: bool,
         events: Events,
         log: FilteringBoundLogger,
-        make_observer: Callable[[], BaseObserver] = Observer,
+        make_observer: Callable[[Unwatched], BaseObserver] = make_observer,
     ) -> None:
         self._recursive = recursive
         self._log = log
@@ -198,6 +199,8 @@ class Watcher:
         self._observer: BaseObserver | None = None
         self._watches: dict[Path, tuple[ObservedWatch, tuple[int, int]]] = {}
         self._missing: set[Path] = set()
+        # Told by the observer's threads: inboxes with a folder for which there was no watch, and why.
+        self._partly: dict[str, str] = {}
         # That the observer started beside its emitters: the reader of inotify, which all share.
         self._threads: set[threading.Thread] = set()
         self.modes: dict[Path, Literal["native", "polling"]] = {}
@@ -219,6 +222,7 @@ class Watcher:
                 if trouble:
                     self.modes[inbox], reason = "polling", trouble
             self._log.info("watch.started", inbox=str(inbox), mode=self.modes[inbox], reason=reason)
+        self._poll_what_is_unwatched()
 
     def is_alive(self) -> bool:
         """False when a thread of the observer has died: nothing would be noticed any more."""
@@ -256,7 +260,7 @@ class Watcher:
                 )
                 changed = True
             changed = changed or returned
-        return changed
+        return self._poll_what_is_unwatched() or changed
 
     def stop(self) -> None:
         """Stop and join the observer's threads."""
@@ -264,6 +268,23 @@ class Watcher:
             self._observer.stop()
             self._observer.join(2.0)
         self._observer = None
+
+    def _unwatched(self, folder: str, error: OSError) -> None:
+        """Called by the observer's threads: there is no watch for this folder."""
+        for inbox in self._inboxes:
+            if folder.startswith(f"{inbox}{os.sep}"):
+                self._partly.setdefault(str(inbox), _no_watch(error))
+
+    def _poll_what_is_unwatched(self) -> bool:
+        """Turn to polling where not every folder has a watch; events of the others still come."""
+        changed = False
+        for inbox in self._inboxes:
+            reason = self._partly.get(str(inbox))
+            if reason is not None and self.modes.get(inbox) == "native":
+                self.modes[inbox] = "polling"
+                self._log.warning("watch.started", inbox=str(inbox), mode="polling", reason=reason)
+                changed = True
+        return changed
 
     def _emits(self, watch: ObservedWatch) -> bool:
         """Whether the emitter of a watch still runs: it ends by itself when its folder is removed.
@@ -276,7 +297,10 @@ class Watcher:
     def _watch(self, inbox: Path) -> str:
         """Watch `inbox`; returns what went wrong in words, empty when nothing did."""
         if self._observer is None:
-            self._observer = self._make_observer()
+            try:
+                self._observer = self._make_observer(self._unwatched)
+            except OSError as error:
+                return _no_watch(error)
             self._observer.start()
         old = self._watches.pop(inbox, None)
         try:
@@ -290,8 +314,10 @@ class Watcher:
                 self._handler, str(inbox), recursive=self._recursive, event_filter=_EVENTS
             )
         except OSError as error:
-            # too many watches (ENOSPC) or too many instances (EMFILE)
-            return f"inotify: {error.strerror}; raise fs.inotify.max_user_watches and max_user_instances"
+            return _no_watch(error)
+        except Exception as error:  # noqa: BLE001 - a bug of the observer's must not take the service with it
+            self._log.exception("watch.trouble", inbox=str(inbox))
+            return f"inotify: {type(error).__name__}"
         self._threads = {
             thread
             for thread in threading.enumerate()
@@ -299,6 +325,13 @@ class Watcher:
         }
         self._watches[inbox] = (watch, identity or (0, 0))
         return ""
+
+
+def _no_watch(error: OSError) -> str:
+    """Why a folder has no watch, and what to do: no watches left (ENOSPC), no instances left (EMFILE)."""
+    if error.errno in {errno.ENOSPC, errno.EMFILE}:
+        return f"inotify: {error.strerror}; raise fs.inotify.max_user_watches and max_user_instances"
+    return f"inotify: {error.strerror}"
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ import ocr_watcher
 PACKAGE = Path(ocr_watcher.__file__).parent
 # Each layer may import those before it, and the modules named here within its own.
 LAYERS = (
-    {"errors", "config", "result", "ready"},
+    {"privacy", "errors", "config", "result", "ready"},
     {
         "files",
         "image",
@@ -27,7 +27,7 @@ LAYERS = (
         "health",
         "lock",
     },
-    {"watch", "intake", "worker"},
+    {"inotify", "watch", "intake", "worker"},
     {"daemon"},
     {"once", "doctor", "status", "retry"},
     {"cli"},
@@ -35,6 +35,8 @@ LAYERS = (
 )
 WITHIN = {
     ("config", "errors"),
+    ("config", "privacy"),
+    ("watch", "inotify"),
     ("result", "errors"),
     ("engine", "models"),
     ("engine", "inference"),

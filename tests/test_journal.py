@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +68,45 @@ def test_paths_are_bytes(journal: Journal) -> None:
     journal.begin("/\udcff\n", STAMP)
     assert journal.begin("/\udcff\n", STAMP).count == 1
     assert journal.begin("/ÿ\n", STAMP).count == 0
+
+
+@pytest.mark.parametrize("mtime_ns", [2**63 - 1, 2**63, 16_725_225_600 * 10**9, -(2**63) - 1])
+def test_any_date_that_a_file_can_have_is_counted(journal: Journal, log: Log, mtime_ns: int) -> None:
+    """After 2262-04-11 nanoseconds are more than SQLite's integers hold."""
+    stamp = Stamp(10, mtime_ns)
+    assert journal.begin("/a", stamp).count == 0
+    assert journal.begin("/a", stamp).count == 1
+    assert journal.begin("/a", Stamp(10, mtime_ns - 1)).count == 0
+    assert log.named("journal.trouble") == []
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError(), UnicodeEncodeError("utf-8", "x", 0, 1, "y"), RuntimeError(), MemoryError()]
+)
+def test_whatever_the_database_raises_the_work_goes_on(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Broken(sqlite3.Connection):
+        def execute(self, *_: object) -> sqlite3.Cursor:
+            raise error
+
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: real(*args, **options, factory=Broken))
+    journal = Journal(tmp_path / "journal.sqlite3", log)  # type: ignore[arg-type]
+    assert journal.begin("/a", STAMP) == Attempts(0, "", "")
+    journal.failed("/a", "timeout", "too slow")
+    journal.end("/a")
+    journal.close()
+    assert len(log.named("journal.trouble")) == 1
+
+
+def test_a_journal_of_an_earlier_layout_is_begun_anew(tmp_path: Path, log: Log) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as db, db:
+        db.execute("CREATE TABLE attempts (path BLOB PRIMARY KEY, size_bytes INTEGER, in_flight INTEGER)")
+    journal = Journal(tmp_path / "journal.sqlite3", log)  # type: ignore[arg-type]
+    assert [journal.begin("/a", STAMP).count for _ in range(2)] == [0, 1]
+    journal.close()
+    assert log.events == []
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])

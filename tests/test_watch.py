@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from watchdog.events import FileCreatedEvent
 from watchdog.observers.api import EventEmitter
+from watchdog.observers.inotify_c import InotifyFD
 
 from ocr_watcher import sidecar, watch
 from ocr_watcher.watch import Event, Events, Found, Leftover, Watcher, _Handler
@@ -274,7 +278,7 @@ def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) ->
         def schedule(self, *_args: object, **_options: object) -> None:
             raise OSError(28, "No space left on device")
 
-    def make() -> BaseObserver:
+    def make(_unwatched: object) -> BaseObserver:
         return Exhausted()  # type: ignore[return-value] # the operating system's part
 
     watcher = Watcher((inbox,), "native", recursive=True, events=events, log=log, make_observer=make)  # type: ignore[arg-type]
@@ -283,6 +287,66 @@ def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) ->
     (said,) = log.named("watch.started")
     assert said["mode"] == "polling"
     assert "max_user_watches" in said["reason"]
+
+
+@pytest.fixture
+def a_thousand_levels(inbox: Path) -> Iterator[Path]:
+    """Their path; they are removed afterwards. Neither makedirs nor pytest's clearing up can: both are recursive."""
+    yield Path(*[inbox, *["d"] * 1000])
+    subprocess.run(["rm", "-rf", inbox / "d"], check=True)
+
+
+def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
+    inbox: Path, events: Events, watcher: Watcher, log: Log, a_thousand_levels: Path
+) -> None:
+    """More than Python's recursion limit, by which `os.walk` and with it the observer's thread would end."""
+    for folder in reversed([a_thousand_levels, *a_thousand_levels.parents]):
+        folder.mkdir(exist_ok=True)
+    wait_for(events, Event("folder", str(inbox / "d")))
+    deep = a_thousand_levels / "deep.png"
+    until(lambda: _drained_after_touch(deep, events), 30)
+    watcher.stop()
+    again = Watcher((inbox,), "native", recursive=True, events=events, log=log)  # type: ignore[arg-type]
+    again.start()
+    try:
+        assert not again.polls
+        assert again.is_alive()
+        deep.touch()
+        wait_for(events, Event("file", str(deep), closed=True))
+    finally:
+        again.stop()
+
+
+def _drained_after_touch(path: Path, events: Events) -> bool:
+    path.touch()
+    return any(event.path == str(path) for event in events.drain())
+
+
+def test_folders_without_a_watch_are_said_and_polled(inbox: Path, events: Events, log: Log) -> None:
+    """As with fs.inotify.max_user_watches used up by the time the second folder comes."""
+    watcher = Watcher((inbox,), "native", recursive=True, events=events, log=log)  # type: ignore[arg-type]
+    watcher.start()
+    try:
+        assert not watcher.polls
+        real = InotifyFD.add_callback
+
+        def exhausted(self: InotifyFD, path: bytes, *rest: Any) -> Any:
+            if path.endswith(b"second"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(self, path, *rest)
+
+        with mock.patch.object(InotifyFD, "add_callback", exhausted):
+            (inbox / "first").mkdir()
+            (inbox / "second").mkdir()
+            wait_for(events, Event("folder", str(inbox / "second")))
+        assert watcher.ensure()  # look through everything
+        assert watcher.polls
+        assert "max_user_watches" in log.named("watch.started")[-1]["reason"]
+        assert not watcher.ensure()
+        (inbox / "first" / "a.png").touch()  # what has a watch is still told at once
+        wait_for(events, Event("file", str(inbox / "first" / "a.png"), closed=True))
+    finally:
+        watcher.stop()
 
 
 def test_an_error_in_the_handler_is_logged_and_asks_for_a_rescan(events: Events, log: Log) -> None:
