@@ -33,8 +33,11 @@ class ReadError(Exception):
 
 def engine(config: str) -> Read:
     """This project without its daemon: engine, page preparation and result of a configuration file."""
-    from ocr_watcher import daemon, image, memory, result
+    from ocr_watcher import memory
     from ocr_watcher.config import load
+    from ocr_watcher.inputs import image
+    from ocr_watcher.ocr import result
+    from ocr_watcher.service import daemon
 
     settings = load(Path(config))
     reader = daemon.make_engine(settings)

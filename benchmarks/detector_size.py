@@ -16,14 +16,16 @@ from pathlib import Path
 
 import compare_corpus as corpus
 
-from ocr_watcher import config, engine, image, memory, models, result
+from ocr_watcher import config, memory
+from ocr_watcher.inputs import image
+from ocr_watcher.ocr import engine, models, result
 
 SIZES_PX = (1024, 960, 896, 832, 768, 704)
 # Letters of 7 to 12 points on A4 at 175 dpi, in pixels.
 POINTS = {7: 17, 8: 19, 9: 22, 10: 24, 12: 29}
 PAGES = 6
 _A4_PX = (1448, 2048)
-_LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
+_LIMITS = DecodeLimits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Fuzz the image loader, guided by coverage: `fuzz_images.py CORPUS [-max_total_time=600 ...]`.
 
 Needs Atheris, which is no dependency of this project: `pip install atheris` (wheels for Linux x86_64).
-Whatever the bytes, `ocr_watcher.image.pages` must yield pages within their limits or raise a `FileError`,
-within seconds and bounded memory. Branches of `ocr_watcher.image` and of Pillow's Python code count as
-coverage; decoders in C run uninstrumented. CORPUS is a folder; small images of every format are put
+Whatever the bytes, `ocr_watcher.inputs.image.pages` must yield pages within their limits or raise a
+`FileError`, within seconds and bounded memory. Branches of `ocr_watcher.inputs.image` and of Pillow's
+Python code count as coverage; decoders in C run uninstrumented. CORPUS is a folder; small images of every format are put
 into it first. Options with a single dash are libFuzzer's; a finding ends the run and is written beside
 CORPUS, and `fuzz_images.py CORPUS FINDING` runs that file alone.
 """
@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-with atheris.instrument_imports(include=["PIL", "ocr_watcher.image"]):
+with atheris.instrument_imports(include=["PIL", "ocr_watcher.inputs.image"]):
     from PIL import (
         BmpImagePlugin,
         GifImagePlugin,
@@ -39,7 +39,7 @@ with atheris.instrument_imports(include=["PIL", "ocr_watcher.image"]):
         WebPImagePlugin,
     )
 
-    from ocr_watcher.image import Limits, pages
+    from ocr_watcher.inputs.base import DecodeLimits, pages
 
 from ocr_watcher.errors import FileError
 
@@ -56,7 +56,7 @@ PLUGINS = (
     WebPImagePlugin,
 )
 
-LIMITS = Limits(max_file_bytes=1 << 20, max_pixels=4_000_000, max_side_px=128)
+LIMITS = DecodeLimits(max_file_bytes=1 << 20, max_pixels=4_000_000, max_side_px=128)
 # An animated WebP takes 18.5 bytes a pixel, and Pillow's copies of its mode and bands a little more.
 MAX_GROWTH_MB = 160
 # A TIFF of a few kilobytes may hold thousands of pages that share one picture: slow, but no hang.

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import compare_corpus as corpus
 
-from ocr_watcher import config, engine, image, inference, models, result
+from ocr_watcher import config
+from ocr_watcher.inputs import image
+from ocr_watcher.ocr import engine, inference, models, result
 
 PADDINGS_PX = (0, 32, 64, 96)
 _LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ocr_watcher import config, engine, memory, models
+from ocr_watcher import config, memory
+from ocr_watcher.ocr import engine, models
 
 SIDES_PX = (256, 512, 1024, 1536, 2048, 3000, 4000)
 

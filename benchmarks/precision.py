@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import compare_corpus as corpus
 import numpy as np
 
-from ocr_watcher import config, engine, graph, image, inference, models
+from ocr_watcher import config
+from ocr_watcher.inputs import image
+from ocr_watcher.ocr import engine, graph, inference, models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

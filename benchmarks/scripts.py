@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ocr_watcher import config, engine, models, result
+from ocr_watcher import config
+from ocr_watcher.ocr import engine, models, result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.once import Summary
+    from ocr_watcher.verbs.once import Summary
 
 
 _MAX_SHOWN = 20  # failed files in the summary of `once`
@@ -122,7 +122,7 @@ def _run(asked: argparse.Namespace) -> int:
     logging = settings.logging
     log.set_up(logging.level, logging.file, logging.max_mb, logging.backups)
     # After the log: its libraries warn while they are imported.
-    from ocr_watcher.daemon import Daemon, make_engine
+    from ocr_watcher.service.daemon import Daemon, make_engine
 
     logger = log.get()
     try:
@@ -140,7 +140,7 @@ def _run(asked: argparse.Namespace) -> int:
 
 def _check_ocr(settings: Settings) -> list[str]:
     """Mistakes that only the rooms of engine and models know; returns their remarks."""
-    from ocr_watcher import engine, models
+    from ocr_watcher.ocr import engine, models
 
     models.check(settings.ocr.model, settings.ocr.engine)
     _, notes = engine.translate_params(settings.ocr.params)
@@ -173,7 +173,8 @@ def _once(asked: argparse.Namespace) -> int:
         # On a terminal the bar shows what goes on; the details are in the file.
         stream=open(os.devnull, "w", encoding="utf-8") if on_terminal else sys.stderr,  # noqa: SIM115 - lives as long as the process
     )
-    from ocr_watcher import daemon, lock, once
+    from ocr_watcher.service import daemon, lock
+    from ocr_watcher.verbs import once
 
     bar = _Bar(enabled=on_terminal)
     with contextlib.ExitStack() as held:
@@ -239,13 +240,13 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _doctor(asked: argparse.Namespace) -> int:
-    from ocr_watcher import doctor
+    from ocr_watcher.verbs import doctor
 
     return doctor.main(config.load(asked.config))
 
 
 def _status(asked: argparse.Namespace) -> int:
-    from ocr_watcher import status
+    from ocr_watcher.verbs import status
 
     document = status.collect(config.load(asked.config))
     if asked.json:
@@ -256,8 +257,10 @@ def _status(asked: argparse.Namespace) -> int:
 
 
 def _retry(asked: argparse.Namespace) -> int:
-    from ocr_watcher import lock, log, retry
+    from ocr_watcher import log
     from ocr_watcher.log import one_line
+    from ocr_watcher.service import lock
+    from ocr_watcher.verbs import retry
 
     settings = config.load(asked.config)
     log.set_up(settings.logging.level, None, settings.logging.max_mb, settings.logging.backups)
@@ -276,7 +279,7 @@ def _retry(asked: argparse.Namespace) -> int:
 
 
 def _models_list(asked: argparse.Namespace) -> int:
-    from ocr_watcher import models
+    from ocr_watcher.ocr import models
 
     settings = config.load(asked.config)
     print(f"model store: {settings.ocr.model_store}")
@@ -290,7 +293,7 @@ def _models_list(asked: argparse.Namespace) -> int:
 
 
 def _models_pull(asked: argparse.Namespace) -> int:
-    from ocr_watcher import models
+    from ocr_watcher.ocr import models
 
     settings = config.load(asked.config)
     names = list(models.CATALOGUE) if asked.all else asked.names or [settings.ocr.model]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocr_watcher import engine, models
+from ocr_watcher.ocr import engine, models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

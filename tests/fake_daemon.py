@@ -25,8 +25,10 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyFD
 
-from ocr_watcher import cli, daemon, intake, watch
-from ocr_watcher.engine import FakeEngine
+from ocr_watcher import cli
+from ocr_watcher.inbox import intake, watch
+from ocr_watcher.ocr.engine import FakeEngine
+from ocr_watcher.service import daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable

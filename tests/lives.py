@@ -18,8 +18,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ocr_watcher import config, daemon, intake, log, once, sidecar
-from ocr_watcher.engine import FakeEngine
+from ocr_watcher import config, log, names
+from ocr_watcher.inbox import intake
+from ocr_watcher.ocr.engine import FakeEngine
+from ocr_watcher.service import daemon
+from ocr_watcher.verbs import once
 from tests.faults import Faults
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ class Life:
     def _prepare(self) -> Settings:
         os.chdir(self.home)
         # Every life its own token, as every process has.
-        sidecar._TOKEN = f"{random.SystemRandom().getrandbits(32):08x}"
+        names._TOKEN = f"{random.SystemRandom().getrandbits(32):08x}"
         settings = config.load(self.home / "config.yaml")
         stderr = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(stderr, 2)

@@ -17,9 +17,10 @@ import jsonschema
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
-from ocr_watcher import config, sidecar
+from ocr_watcher import config, names
 from ocr_watcher.config import DEFAULT_EXTENSIONS, DEFAULT_IGNORE
-from ocr_watcher.ready import Rules
+from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.outputs import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -85,11 +86,11 @@ def record(path: Path) -> dict[str, Any]:
 
 
 def sidecar_of(image: Path) -> dict[str, Any]:
-    return record(image.with_name(sidecar.names(image.name).sidecar))
+    return record(image.with_name(names.records_of(image.name).sidecar))
 
 
 def error_of(image: Path) -> dict[str, Any]:
-    return record(image.with_name(sidecar.names(image.name).error))
+    return record(image.with_name(names.records_of(image.name).error))
 
 
 def write_config(folder: Path, **sections: Any) -> Path:

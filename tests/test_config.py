@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from ocr_watcher import config, engine
+from ocr_watcher import config
 from ocr_watcher.config import (
     DEFAULT_MEMORY_ENV,
     MemorySettings,
@@ -27,6 +27,7 @@ from ocr_watcher.config import (
     suggest,
 )
 from ocr_watcher.errors import ConfigError, ExitCode
+from ocr_watcher.ocr import engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

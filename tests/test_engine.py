@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 import pytest
 
-from ocr_watcher import engine as engine_module
-from ocr_watcher import models, result
-from ocr_watcher.engine import (
+from ocr_watcher.errors import ConfigError, EngineError, OutOfMemoryError, UnavailableError
+from ocr_watcher.ocr import engine as engine_module
+from ocr_watcher.ocr import models, result
+from ocr_watcher.ocr.engine import (
     PADDLEOCR_PARAMS,
     RENAMED_PARAMS,
     FakeEngine,
@@ -32,13 +33,12 @@ from ocr_watcher.engine import (
     turn_back,
     usable_cpus,
 )
-from ocr_watcher.errors import ConfigError, EngineError, OutOfMemoryError, UnavailableError
-from ocr_watcher.models import ModelSpec
+from ocr_watcher.ocr.models import ModelSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ocr_watcher.engine import Engine
+    from ocr_watcher.ocr.engine import Engine
 
 
 @pytest.fixture(params=["onnxruntime", "paddle"])
@@ -62,7 +62,7 @@ def page(*lines: tuple[str, int, int]) -> NDArray[np.uint8]:
 WITHOUT_PADDLE = """
 import sys
 from pathlib import Path
-from ocr_watcher import engine, models
+from ocr_watcher.ocr import engine, models
 spec = models.resolve("PP-OCRv6_small", Path(sys.argv[1]), "onnxruntime", None)
 made = engine.create("onnxruntime", spec, 0, {})
 assert "paddleocr" in sys.modules

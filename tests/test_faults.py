@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from PIL import Image
 
-from ocr_watcher import memory, sidecar
-from ocr_watcher.daemon import Scan
-from ocr_watcher.engine import FakeEngine
-from ocr_watcher.image import Limits
-from ocr_watcher.intake import Intake, Job
-from ocr_watcher.journal import Journal
-from ocr_watcher.ready import Stamp
-from ocr_watcher.worker import Worker
+from ocr_watcher import memory, names
+from ocr_watcher.inbox import records
+from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.job import Job, Stamp
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.ocr.engine import FakeEngine
+from ocr_watcher.service.daemon import Scan
 from tests.faults import ERRORS, Faults
 from tests.support import RULES, Clock, Log, dot, error_of, record, settings, sidecar_of
 
@@ -73,7 +74,7 @@ class House:
         probe.give_back = lambda: None  # type: ignore[method-assign]
         self.worker = Worker(
             FakeEngine(),
-            Limits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
+            DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
             min_score=0.0,
             max_attempts=3,
             journal=self.journal,
@@ -121,8 +122,8 @@ class House:
 
     def is_done(self) -> bool:
         return all(
-            sidecar.lookup(str(self.inbox / name), self._stamp(name)) is state
-            for names, state in ((GOOD, sidecar.State.DONE), (BAD, sidecar.State.FAILED))
+            records.lookup(str(self.inbox / name), self._stamp(name)) is state
+            for names, state in ((GOOD, records.RecordState.DONE), (BAD, records.RecordState.FAILED))
             for name in names
         )
 
@@ -176,7 +177,7 @@ def test_every_call_fails_in_turn(
             break
         seen.add(faults.calls[nth - 1].split()[0])
         # What could not be removed is left for the next process, which knows it by its other token.
-        monkeypatch.setattr(sidecar, "_TOKEN", f"{nth:08x}")
+        monkeypatch.setattr(names, "_TOKEN", f"{nth:08x}")
         house.open()
         house.turn()
         house.check_all_done()

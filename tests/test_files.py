@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ocr_watcher.errors import AccessError, VanishedError
-from ocr_watcher.files import open_file, open_folder, stat_file
+from ocr_watcher.inbox.files import open_file, open_folder, stat_file
 from tests.support import unprivileged
 
 

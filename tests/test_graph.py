@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ocr_watcher import graph
+from ocr_watcher.ocr import graph
 
 if TYPE_CHECKING:
     from pathlib import Path

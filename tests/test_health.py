@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ocr_watcher.health import Counters, Notifier
+from ocr_watcher.service.health import Counters, Notifier
 from tests.support import Clock
 
 

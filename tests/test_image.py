@@ -17,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 
-from ocr_watcher import image
 from ocr_watcher.errors import (
     AccessError,
     FileError,
@@ -29,12 +28,13 @@ from ocr_watcher.errors import (
     UnreadableError,
     UnsupportedFormatError,
 )
-from ocr_watcher.image import Limits, Page, pages
+from ocr_watcher.inputs import image
+from ocr_watcher.inputs.base import DecodeLimits, Page, pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-LIMITS = Limits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024)
+LIMITS = DecodeLimits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024)
 
 WHITE, BLACK, RED, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 255)  # RGB
 
@@ -354,7 +354,7 @@ def test_orientation_is_undone(orientation: int, file_format: str, side: int) ->
     options: dict[str, Any] = (
         {"quality": 95} if file_format == "JPEG" else {"lossless": True} if file_format == "WEBP" else {}
     )
-    (page,) = read(encode(stored, file_format, exif=exif, **options), Limits(1 << 20, 10**6, side))
+    (page,) = read(encode(stored, file_format, exif=exif, **options), DecodeLimits(1 << 20, 10**6, side))
     assert (page.width_px, page.height_px) == (64, 40)
     assert page.bgr.shape == (side * 40 // 64, side, 3)
     at = side // 8
@@ -394,7 +394,7 @@ def test_orientation_out_of_range_means_upright() -> None:
 def test_size_and_mapping(
     size: tuple[int, int], side: int, wanted: tuple[int, int], file_format: str
 ) -> None:
-    (page,) = read(encode(Image.new("L", size, 255), file_format), Limits(10 << 20, 10**8, side))
+    (page,) = read(encode(Image.new("L", size, 255), file_format), DecodeLimits(10 << 20, 10**8, side))
     height, width = page.bgr.shape[:2]
     assert (width, height) == wanted
     assert (page.width_px, page.height_px) == size
@@ -431,7 +431,7 @@ def test_every_mode_is_averaged_when_it_shrinks(mode: str) -> None:
         drawn = Image.fromarray(stripes.astype(np.uint16) * 257)
     elif mode != "L":
         drawn = drawn.convert(mode)
-    (page,) = read(encode(drawn, "TIFF"), Limits(1 << 22, 10**6, 100))
+    (page,) = read(encode(drawn, "TIFF"), DecodeLimits(1 << 22, 10**6, 100))
     assert page.bgr.shape == (100, 100, 3)
     middle = page.bgr[10:-10, 10:-10]
     assert middle.min() >= 120
@@ -441,7 +441,7 @@ def test_every_mode_is_averaged_when_it_shrinks(mode: str) -> None:
 def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = np.linspace(0, 255, 1000).astype(np.uint8)
     data = encode(Image.fromarray(np.tile(gradient[:, None], (1, 500))).convert("RGB"), "PNG")
-    limits = Limits(10 << 20, 10**6, 300)
+    limits = DecodeLimits(10 << 20, 10**6, 300)
     (whole,) = read(data, limits)
     monkeypatch.setattr(image, "_BAND_PIXELS", 1)
     (banded,) = read(data, limits)
@@ -547,7 +547,7 @@ def test_mpo_is_its_first_picture() -> None:
         assert opened.format == "MPO"
     (page,) = read(data)
     assert (page.width_px, page.height_px) == (64, 48)
-    (page,) = read(data, Limits(1 << 20, 10**6, 16))  # through draft()
+    (page,) = read(data, DecodeLimits(1 << 20, 10**6, 16))  # through draft()
     assert page.bgr.shape == (12, 16, 3)
 
 
@@ -589,7 +589,7 @@ def test_animation_of_one_frame_is_read_and_takes_what_an_animation_takes(
     assert rgb_at(page, 24, 8) == RED
     assert capfd.readouterr() == ("", "")
     with pytest.raises(MemoryBudgetError, match=r"18\.5 bytes"):
-        read(data, Limits(1 << 20, 10**6, 64, max_decode_mb=0.05))
+        read(data, DecodeLimits(1 << 20, 10**6, 64, max_decode_mb=0.05))
 
 
 def test_full_size_pixels_are_gone_while_the_caller_holds_a_page() -> None:
@@ -625,9 +625,9 @@ def test_bomb_is_refused_by_its_header() -> None:
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
 def test_pixel_limit_holds_for_every_format(file_format: str) -> None:
     data = encode(Image.new("L", (100, 100), 255), file_format)
-    assert len(read(data, Limits(1 << 20, 10_000, 64))) == 1
+    assert len(read(data, DecodeLimits(1 << 20, 10_000, 64))) == 1
     with pytest.raises(TooManyPixelsError, match=r"100 x 100 pixels, 0\.0 megapixels"):
-        read(data, Limits(1 << 20, 9_999, 64))
+        read(data, DecodeLimits(1 << 20, 9_999, 64))
 
 
 def test_our_limit_counts_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -675,19 +675,19 @@ def test_tile_that_is_larger_than_its_page_counts() -> None:
         read(bomb)
     bomb = tiled((16, 16), (8000, 8000), zlib.compress(bytes(1000)))
     with pytest.raises(MemoryBudgetError, match="a strip or tile of 61 MiB"):
-        read(bomb, Limits(1 << 20, 10**8, 64, max_decode_mb=60))
+        read(bomb, DecodeLimits(1 << 20, 10**8, 64, max_decode_mb=60))
 
 
 def test_strip_that_is_decoded_in_one_piece_counts() -> None:
     deep = tiff_page((3000, 3000), [16] * 3, 2, zlib.compress(bytes(3000 * 3000 * 6)))
     data = tiff(deep | {259: 8})  # 39 MiB of pixels, 51 MiB of strip
-    assert len(read(data, Limits(1 << 20, 10**7, 64, max_decode_mb=100))) == 1
+    assert len(read(data, DecodeLimits(1 << 20, 10**7, 64, max_decode_mb=100))) == 1
     with pytest.raises(MemoryBudgetError):
-        read(data, Limits(1 << 20, 10**7, 64, max_decode_mb=80))
+        read(data, DecodeLimits(1 << 20, 10**7, 64, max_decode_mb=80))
 
 
 def test_rows_of_millions_of_pixels_count() -> None:
-    limits = Limits(1 << 20, 10**8, 64, max_decode_mb=40)
+    limits = DecodeLimits(1 << 20, 10**8, 64, max_decode_mb=40)
     with pytest.raises(MemoryBudgetError, match=r"10\.0 megapixels"):
         read(png_header(10_000_000, 1, bits=16), limits)
     with pytest.raises(TruncatedError):  # as many in many rows are within it
@@ -707,14 +707,14 @@ def test_run_length_bmp_is_read_and_takes_what_it_takes() -> None:
     assert page.bgr.shape == (10, 20, 3)
     assert (rgb_at(page, 3, 9), rgb_at(page, 3, 0)) == (WHITE, BLACK)  # the last row comes first on screen
     with pytest.raises(MemoryBudgetError):
-        read(run_length_bmp(200, 10_000), Limits(1 << 20, 10**7, 64, max_decode_mb=6))
+        read(run_length_bmp(200, 10_000), DecodeLimits(1 << 20, 10**7, 64, max_decode_mb=6))
 
 
 def test_file_size_limit() -> None:
     data = encode(picture(), "BMP")
-    assert read(data, Limits(len(data), 10**6, 64))
+    assert read(data, DecodeLimits(len(data), 10**6, 64))
     with pytest.raises(FileTooLargeError, match=r"the file has 0\.01 MiB; the limit is 0\.01 MiB"):
-        read(data, Limits(len(data) - 1, 10**6, 64))
+        read(data, DecodeLimits(len(data) - 1, 10**6, 64))
     with pytest.raises(FileTooLargeError, match=r"the file has 10\.01 MiB; the limit is 10\.00 MiB"):
         read(bytes((10 << 20) + 1))
 
@@ -918,7 +918,7 @@ SEEDS: dict[str, Callable[[], bytes]] = {
         compression="tiff_lzw",
     ),
 }
-SMALL = Limits(max_file_bytes=1 << 20, max_pixels=4_000_000, max_side_px=128)
+SMALL = DecodeLimits(max_file_bytes=1 << 20, max_pixels=4_000_000, max_side_px=128)
 
 
 def page_or_file_error(data: bytes) -> FileError | None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from ocr_watcher import sidecar
 from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
 
 if TYPE_CHECKING:
@@ -59,45 +58,47 @@ STEMS = (
 
 def test_every_name_ends_with_its_record_beside_it(home: Path) -> None:
     inbox = home / "inbox"
-    names = [f"{stem}.png" for stem in STEMS]
-    assert sum(len(os.fsencode(name)) == 255 for name in names) == 3
+    files = [f"{stem}.png" for stem in STEMS]
+    assert sum(len(os.fsencode(name)) == 255 for name in files) == 3
     good, bad = dot(home / "good.png").read_bytes(), b"no image"
-    bads = [f"{'f' + name[1:] if len(os.fsencode(name)) == 255 else 'bad ' + name}" for name in names]
-    for name, content in [*((n, good) for n in names), *((n, bad) for n in bads)]:
-        if name in names[::2]:  # half of them before the start
+    bads = [f"{'f' + name[1:] if len(os.fsencode(name)) == 255 else 'bad ' + name}" for name in files]
+    for name, content in [*((n, good) for n in files), *((n, bad) for n in bads)]:
+        if name in files[::2]:  # half of them before the start
             (inbox / name).write_bytes(content)
     with daemon(home) as running:
         running.wait_for("scan.done")
-        for name, content in [*((n, good) for n in names[1::2]), *((n, bad) for n in bads)]:
+        for name, content in [*((n, good) for n in files[1::2]), *((n, bad) for n in bads)]:
             (inbox / name).write_bytes(content)
-        until(lambda: len(records(inbox)) == len(names) + len(bads))
+        until(lambda: len(records(inbox)) == len(files) + len(bads))
         assert running.stop() == 0
-    for name in names:
+    for name in files:
         document = sidecar_of(inbox / name)
-        assert (document["text"], document["source"]["name"]) == ("48x64", sidecar.printable(name))
+        assert (document["text"], document["source"]["name"]) == ("48x64", names.printable(name))
     for name in bads:
         assert error_of(inbox / name)["error"]["code"] == "unsupported_format"
-    expected = [sidecar.names(name).sidecar for name in names] + [sidecar.names(name).error for name in bads]
+    expected = [names.records_of(name).sidecar for name in files] + [
+        names.records_of(name).error for name in bads
+    ]
     assert records(inbox) == sorted(expected)
-    assert len(os.listdir(inbox)) == 2 * (len(names) + len(bads))
-    print(f"{len(names)} names, each good and bad: {len(names)} sidecars, {len(bads)} error records")
+    assert len(os.listdir(inbox)) == 2 * (len(files) + len(bads))
+    print(f"{len(files)} names, each good and bad: {len(files)} sidecars, {len(bads)} error records")
 
 
 def test_the_same_stem_with_every_extension(home: Path) -> None:
     inbox = home / "inbox"
-    names = [
+    files = [
         f"scan.{end}" for end in ("png", "PNG", "Png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "gif")
     ]
     with daemon(home) as running:
         running.wait_for("daemon.ready")
-        for width, name in enumerate(names, 20):
+        for width, name in enumerate(files, 20):
             dot(inbox / name, (width, 10))
-        running.wait_for("ocr.done", len(names))
+        running.wait_for("ocr.done", len(files))
         assert running.stop() == 0
-    for width, name in enumerate(names, 20):
+    for width, name in enumerate(files, 20):
         assert sidecar_of(inbox / name)["text"] == f"10x{width}"
-    assert records(inbox) == sorted(f"{name}.json" for name in names)
-    print(f"{len(names)} extensions, one stem: {len(names)} sidecars")
+    assert records(inbox) == sorted(f"{name}.json" for name in files)
+    print(f"{len(files)} extensions, one stem: {len(files)} sidecars")
 
 
 # -- times -------------------------------------------------------------------------------------
@@ -280,11 +281,11 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
         state_dir="disk/state" if also_state else "state",
         logging={"file": "disk/log" if also_state else "log"},
     )
-    names = [f"{number}.png" for number in range(8)]
+    files = [f"{number}.png" for number in range(8)]
     with tmpfs(disk, "256k"):
         inbox.mkdir()
         content = dot(home / "good.png").read_bytes()
-        for name in names:
+        for name in files:
             (inbox / f"{name}.part").write_bytes(content)
         (inbox / "bad.png.part").write_text("no image")
         with daemon(home, {"FAKE_PAUSE_S": "0.2"}) as running:
@@ -292,7 +293,7 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
             with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
                 while True:
                     filler.write(bytes(4096))
-            for name in (*names, "bad.png"):
+            for name in (*files, "bad.png"):
                 (inbox / f"{name}.part").rename(inbox / name)  # takes no room
             failed: set[str] = set()
 
@@ -309,7 +310,7 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
             until(lambda: len(records(inbox)) == 9)
             assert running.stop() == 0
             tries = len(running.events("ocr.failed"))
-        for name in names:
+        for name in files:
             assert sidecar_of(inbox / name)["status"] == "ok"
         assert error_of(inbox / "bad.png")["error"]["attempts"] == 1
         for name in records(inbox):

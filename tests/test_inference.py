@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ocr_watcher import engine, inference, models, result
 from ocr_watcher.errors import ConfigError, OutOfMemoryError, UnavailableError
-from ocr_watcher.inference import SideBySide
+from ocr_watcher.ocr import engine, inference, models, result
+from ocr_watcher.ocr.inference import SideBySide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ocr_watcher.engine import PaddleOcrEngine
+    from ocr_watcher.ocr.engine import PaddleOcrEngine
 
 needs_vnni = pytest.mark.skipif(
     inference.choose("onnxruntime").recogniser != "int8",

@@ -11,10 +11,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr_watcher.intake import Intake, Job, Outcome
-from ocr_watcher.ready import CLOSED_SETTLE_S, Stamp
-from ocr_watcher.sidecar import State
-from ocr_watcher.watch import Found
+from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.ready import CLOSED_SETTLE_S
+from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.inbox.watch import Found
+from ocr_watcher.job import Job, Outcome, Stamp
 from tests.support import RULES, Clock, Log
 
 INBOX = Path("/in")
@@ -28,7 +29,7 @@ class World:
     clock: Clock = field(default_factory=Clock)
     log: Log = field(default_factory=Log)
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
-    records: dict[str, tuple[Stamp, State]] = field(default_factory=dict)
+    records: dict[str, tuple[Stamp, RecordState]] = field(default_factory=dict)
     queue: list[Job] = field(default_factory=list)
     record_reads: int = 0
 
@@ -56,10 +57,10 @@ class World:
         size, mtime_ns = self.files[path]
         return os.stat_result([stat.S_IFREG | 0o644, 1, 1, 1, 0, 0, size, 0, 0, 0], {"st_mtime_ns": mtime_ns})
 
-    def lookup(self, path: str, stamp: Stamp) -> State:
+    def lookup(self, path: str, stamp: Stamp) -> RecordState:
         self.record_reads += 1
         known = self.records.get(path)
-        return known[1] if known and known[0] == stamp else State.OPEN
+        return known[1] if known and known[0] == stamp else RecordState.OPEN
 
     def add(self, path: str, size: int = 1, mtime_ns: int = 1) -> str:
         self.files[path] = (size, mtime_ns)
@@ -68,7 +69,7 @@ class World:
     def finish(self, outcome: Outcome = Outcome.DONE) -> Job:
         job = self.queue.pop(0)
         if outcome is Outcome.DONE:
-            self.records[job.path] = (job.stamp, State.DONE)
+            self.records[job.path] = (job.stamp, RecordState.DONE)
         self.intake.completed(job, outcome)
         return job
 
@@ -182,7 +183,7 @@ def test_finished_files_are_not_queued_again_and_their_records_are_read_once() -
     world = World()
     for number in range(10):
         path = world.add(f"/in/{number}.png")
-        world.records[path] = (Stamp(1, 1), State.DONE if number % 2 else State.FAILED)
+        world.records[path] = (Stamp(1, 1), RecordState.DONE if number % 2 else RecordState.FAILED)
     for _ in range(3):
         assert world.scan() == 10
         world.pass_(60.0)
@@ -193,7 +194,7 @@ def test_finished_files_are_not_queued_again_and_their_records_are_read_once() -
 def test_what_is_known_goes_with_the_file() -> None:
     world = World()
     path = world.add("/in/a.png")
-    world.records[path] = (Stamp(1, 1), State.DONE)
+    world.records[path] = (Stamp(1, 1), RecordState.DONE)
     world.scan()
     gone = world.files.pop(path)
     assert world.scan() == 0
@@ -373,7 +374,7 @@ class Story:
             outcome = Outcome.RESETTLE
         else:
             outcome = Outcome.DONE
-            self.world.records[job.path] = (job.stamp, State.DONE)
+            self.world.records[job.path] = (job.stamp, RecordState.DONE)
         self.worked.append((job, outcome))
 
     def end(self) -> None:
@@ -401,7 +402,7 @@ def test_in_any_order_of_events_no_file_is_offered_while_it_is_written_and_each_
         assert story.wrong == []
         assert len(set(story.offered)) == len(story.offered)
         for path, stamp in story.world.files.items():
-            assert story.world.records[path] == (Stamp(*stamp), State.DONE)
+            assert story.world.records[path] == (Stamp(*stamp), RecordState.DONE)
             assert (path, Stamp(*stamp)) in story.offered
         assert story.world.intake.waiting == story.world.intake.busy == 0
         stories += 1

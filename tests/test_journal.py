@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocr_watcher.journal import Attempts, Journal
-from ocr_watcher.ready import Stamp
+from ocr_watcher.job import Stamp
+from ocr_watcher.jobs.journal import Attempts, Journal
 from tests.support import Log
 
 if TYPE_CHECKING:

@@ -8,12 +8,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ocr_watcher import memory
-from ocr_watcher.engine import PaddleOcrEngine
-from ocr_watcher.image import Limits
-from ocr_watcher.intake import Job, Outcome
-from ocr_watcher.journal import Journal
-from ocr_watcher.ready import Stamp
-from ocr_watcher.worker import Worker
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.ocr.engine import PaddleOcrEngine
 from tests.support import Log, sidecar_of
 
 SIZE = (4000, 2800)
@@ -51,7 +50,7 @@ def test_words_are_found_where_they_are(tmp_path: Path, engine: PaddleOcrEngine,
     journal = Journal(tmp_path / "journal", Log())  # type: ignore[arg-type] # a log that collects
     worker = Worker(
         engine,
-        Limits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024),
+        DecodeLimits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024),
         min_score=0.0,
         max_attempts=1,
         journal=journal,

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from ocr_watcher import models
 from ocr_watcher.errors import ConfigError, UnavailableError, UsageError
-from ocr_watcher.models import Model, ModelFile, Wheel
+from ocr_watcher.ocr import models
+from ocr_watcher.ocr.models import Model, ModelFile, Wheel
 
 CONTENT = {
     f"toy/{part}.{suffix}": f"{part} {suffix} ".encode() * 1000
@@ -192,7 +192,7 @@ def test_a_store_that_cannot_be_made_says_so(shelf: Shelf, tmp_path: Path) -> No
 KILLED_PULL = """
 import os, pickle, shutil, signal, sys
 from pathlib import Path
-from ocr_watcher import models
+from ocr_watcher.ocr import models
 
 left = int(sys.argv[1])
 

@@ -1,4 +1,4 @@
-"""Nothing leaves the machine, and nothing is written where it does not belong: the real daemon under strace."""
+"""Nothing leaves the machine, nothing is written where it does not belong: the real daemon under strace."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ def test_nothing_is_looked_up_connected_to_or_written_elsewhere(tmp_path: Path, 
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     with (tmp_path / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
-            ["strace", "-f", "-qq", "-e", f"trace={calls}", "-o", str(trace)]
-            + [sys.executable, "-m", "ocr_watcher", "run", "-c", "config.yaml"],
+            [
+                *("strace", "-f", "-qq", "-e", f"trace={calls}", "-o", str(trace)),
+                *(sys.executable, "-m", "ocr_watcher", "run", "-c", "config.yaml"),
+            ],
             cwd=tmp_path,
             env=environment,
             stderr=stderr,

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ocr_watcher import memory, sidecar, watch
-from ocr_watcher.engine import FakeEngine
-from ocr_watcher.image import Limits
-from ocr_watcher.intake import Job, Outcome
-from ocr_watcher.journal import Journal
-from ocr_watcher.ready import Stamp
-from ocr_watcher.worker import Worker
+from ocr_watcher import memory, names
+from ocr_watcher.inbox import watch
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.ocr.engine import FakeEngine
+from ocr_watcher.outputs import commit
 from tests.support import RULES, Log, sidecar_of
 from tests.swapper import swapping
 
@@ -82,7 +83,7 @@ def test_a_link_is_swapped_in_at_1000_moments(
     journal = Journal(tmp_path / "journal", log)  # type: ignore[arg-type] # a log that collects
     worker = Worker(
         engine,
-        Limits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
+        DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
         min_score=0.0,
         max_attempts=3,
         journal=journal,
@@ -98,12 +99,12 @@ def test_a_link_is_swapped_in_at_1000_moments(
                 str(inbox),
                 RULES,
                 recursive=True,
-                is_leftover=sidecar.is_leftover,
-                record_names=sidecar.names,
+                is_leftover=names.is_leftover,
+                record_names=names.records_of,
                 trouble=lambda _where, error: met.update([type(error).__name__]),
             ):
                 if isinstance(item, watch.Leftover):
-                    sidecar.remove_leftover(item.folder, os.path.basename(item.path))
+                    commit.remove_leftover(item.folder, os.path.basename(item.path))
                     met["leftover"] += 1
                 elif item is not None:
                     met[os.path.relpath(item.path, inbox)] += 1

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocr_watcher.ready import CLOSED_SETTLE_S, Ignore, Ready, Rules, Sight, Stamp, Wait, judge
+from ocr_watcher.inbox.ready import CLOSED_SETTLE_S, Ignore, Ready, Rules, Sight, Wait, judge
+from ocr_watcher.job import Stamp
 from tests.support import RULES
 
 

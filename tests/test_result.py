@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ocr_watcher.document import Line, Polygon, text_of
 from ocr_watcher.errors import EngineError
-from ocr_watcher.result import Line, Polygon, normalise, reading_order, text_of
+from ocr_watcher.ocr.result import normalise, reading_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

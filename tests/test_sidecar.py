@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocr_watcher import sidecar
+from ocr_watcher.document import Line, Source
 from ocr_watcher.errors import AccessError, OutputError, OutputExistsError, TruncatedError
-from ocr_watcher.files import open_folder
-from ocr_watcher.image import Page
-from ocr_watcher.ready import Stamp
-from ocr_watcher.result import Line
-from ocr_watcher.sidecar import Source, State, lookup, names
+from ocr_watcher.inbox.files import open_folder
+from ocr_watcher.inbox.records import RecordState, lookup
+from ocr_watcher.inputs.image import Page
+from ocr_watcher.job import Stamp
+from ocr_watcher.outputs import commit, sidecar
+from ocr_watcher.outputs.sidecar import names
 from tests.support import error_of, sidecar_of
 
 if TYPE_CHECKING:
@@ -94,18 +95,18 @@ def test_an_image_without_text_has_a_sidecar_without_lines(tmp_path: Path, folde
 
 def test_done_means_the_same_version(tmp_path: Path, folder: int) -> None:
     path = image(tmp_path)
-    assert lookup(str(path), STAMP) is State.OPEN
+    assert lookup(str(path), STAMP) is RecordState.OPEN
     write_ok(folder, path)
-    assert lookup(str(path), STAMP) is State.DONE
-    assert lookup(path.name, STAMP, folder=folder) is State.DONE
-    assert lookup(str(path), STAMP._replace(size_bytes=6)) is State.OPEN
-    assert lookup(str(path), STAMP._replace(mtime_ns=6)) is State.OPEN
+    assert lookup(str(path), STAMP) is RecordState.DONE
+    assert lookup(path.name, STAMP, folder=folder) is RecordState.DONE
+    assert lookup(str(path), STAMP._replace(size_bytes=6)) is RecordState.OPEN
+    assert lookup(str(path), STAMP._replace(mtime_ns=6)) is RecordState.OPEN
 
 
 def test_failed_and_failed_for_now(tmp_path: Path, folder: int) -> None:
     path = image(tmp_path)
     write_error(folder, path)
-    assert lookup(str(path), STAMP) is State.FAILED
+    assert lookup(str(path), STAMP) is RecordState.FAILED
     assert error_of(path)["error"] == {
         "code": "truncated",
         "message": "short",
@@ -113,7 +114,7 @@ def test_failed_and_failed_for_now(tmp_path: Path, folder: int) -> None:
         "attempts": 1,
     }
     write_error(folder, path, will_retry=True)
-    assert lookup(str(path), STAMP) is State.RETRY
+    assert lookup(str(path), STAMP) is RecordState.RETRY
     assert error_of(path)["error"]["will_retry"] is True
 
 
@@ -130,7 +131,7 @@ def test_never_a_sidecar_and_an_error_record(tmp_path: Path, folder: int) -> Non
 def test_a_damaged_sidecar_is_none_and_is_replaced(tmp_path: Path, folder: int, content: bytes) -> None:
     path = image(tmp_path)
     (tmp_path / "scan.png.json").write_bytes(content)
-    assert lookup(str(path), STAMP) is State.OPEN
+    assert lookup(str(path), STAMP) is RecordState.OPEN
     write_ok(folder, path)
     assert sidecar_of(path)["status"] == "ok"
 
@@ -144,7 +145,7 @@ def test_a_file_of_somebody_else_is_never_replaced(tmp_path: Path, folder: int, 
         write_ok(folder, path)
     with pytest.raises(OutputError, match=r"scan\.png\.error\.json"):
         write_error(folder, path)
-    sidecar.forget_failure(folder, path.name)
+    commit.forget_failure(folder, path.name)
     assert (tmp_path / "scan.png.json").read_bytes() == content
     assert (tmp_path / "scan.png.error.json").read_bytes() == content
 
@@ -180,22 +181,22 @@ def test_a_folder_that_cannot_be_written_is_an_output_error_and_leaves_nothing(
 
 
 def test_leftovers_are_known_and_own_files_are_not(tmp_path: Path, folder: int) -> None:
-    assert sidecar.is_leftover(".ocr-watcher-00000000-00000000.tmp")
-    assert not sidecar.is_leftover(f".ocr-watcher-{sidecar._TOKEN}-00000000.tmp")
-    assert not sidecar.is_leftover(".ocr-watcher-notes.tmp")
+    assert names.is_leftover(".ocr-watcher-00000000-00000000.tmp")
+    assert not names.is_leftover(f".ocr-watcher-{names._TOKEN}-00000000.tmp")
+    assert not names.is_leftover(".ocr-watcher-notes.tmp")
     left = tmp_path / ".ocr-watcher-00000000-00000000.tmp"
     left.touch()
-    assert sidecar.remove_leftover(folder, left.name)
+    assert commit.remove_leftover(folder, left.name)
     assert not left.exists()
-    assert sidecar.remove_leftover(folder, left.name)
+    assert commit.remove_leftover(folder, left.name)
 
 
 def test_names_stand_beside_each_other() -> None:
     assert names("scan.png") == ("scan.png.json", "scan.png.error.json")
     assert names("scan.jpg") != names("scan.png")
-    assert sidecar.image_of("scan.png.json") == "scan.png"
-    assert sidecar.image_of("scan.png.error.json") == "scan.png"
-    assert sidecar.image_of("scan.png") is None
+    assert names.document_of("scan.png.json") == "scan.png"
+    assert names.document_of("scan.png.error.json") == "scan.png"
+    assert names.document_of("scan.png") is None
 
 
 @given(st.binary(min_size=1, max_size=255).filter(lambda b: b"\0" not in b and b"/" not in b))
@@ -205,7 +206,7 @@ def test_every_name_that_a_file_can_have_has_records(raw: bytes) -> None:
     assert len({name, *own}) == 3
     for record in own:
         assert len(os.fsencode(record)) <= 255
-    json.dumps(sidecar.printable(name), ensure_ascii=False).encode("utf-8")
+    json.dumps(names.printable(name), ensure_ascii=False).encode("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -223,10 +224,10 @@ def test_every_name_that_a_file_can_have_has_records(raw: bytes) -> None:
 def test_odd_names_round_trip(tmp_path: Path, folder: int, name: str) -> None:
     path = image(tmp_path, name)
     write_ok(folder, path)
-    assert lookup(str(path), STAMP) is State.DONE
-    assert sidecar_of(path)["source"]["name"] == sidecar.printable(name)
+    assert lookup(str(path), STAMP) is RecordState.DONE
+    assert sidecar_of(path)["source"]["name"] == names.printable(name)
     write_error(folder, path)
-    assert lookup(str(path), STAMP) is State.FAILED
+    assert lookup(str(path), STAMP) is RecordState.FAILED
 
 
 def test_a_name_cannot_pass_for_a_stamp(tmp_path: Path, folder: int) -> None:
@@ -234,5 +235,5 @@ def test_a_name_cannot_pass_for_a_stamp(tmp_path: Path, folder: int) -> None:
     name = '", "size_bytes": 1, "mtime_ns": 1.png'
     path = image(tmp_path, name)
     write_ok(folder, path)
-    assert lookup(str(path), Stamp(1, 1)) is State.OPEN
-    assert lookup(str(path), STAMP) is State.DONE
+    assert lookup(str(path), Stamp(1, 1)) is RecordState.OPEN
+    assert lookup(str(path), STAMP) is RecordState.DONE

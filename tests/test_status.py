@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from ocr_watcher import cli, config, lock, sidecar, status
+from ocr_watcher import cli, config, names
 from ocr_watcher.errors import ConfigError, UnavailableError
+from ocr_watcher.service import lock
+from ocr_watcher.verbs import status
 from tests.support import daemon, dot, error_of, sidecar_of, unprivileged, until, write_config
 
 
@@ -282,11 +284,11 @@ def test_retry_wants_to_be_told_what(said: Said) -> None:
 
 
 def test_a_shortened_name_is_told_apart() -> None:
-    own = sidecar.names("é" * 126 + ".png").error
-    image = sidecar.image_of(own)
+    own = names.records_of("é" * 126 + ".png").error
+    image = names.document_of(own)
     assert image is not None
-    assert sidecar.is_shortened(image)
-    assert not sidecar.is_shortened("a.png")
+    assert names.is_shortened(image)
+    assert not names.is_shortened("a.png")
 
 
 def test_a_wrong_configuration_is_said(tmp_path: Path) -> None:

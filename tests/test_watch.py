@@ -15,8 +15,9 @@ from watchdog.events import FileCreatedEvent
 from watchdog.observers.api import EventEmitter
 from watchdog.observers.inotify_c import InotifyFD
 
-from ocr_watcher import sidecar, watch
-from ocr_watcher.watch import Event, Events, Found, Leftover, Watcher, _Handler
+from ocr_watcher import names
+from ocr_watcher.inbox import watch
+from ocr_watcher.inbox.watch import Event, Events, Found, Leftover, Watcher, _Handler
 from tests.support import RULES, Log, until
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def scan(
         str(folder),
         RULES,
         recursive=recursive,
-        is_leftover=sidecar.is_leftover,
-        record_names=sidecar.names,
+        is_leftover=names.is_leftover,
+        record_names=names.records_of,
         trouble=lambda where, _error: troubles.append(os.path.relpath(where, folder)),
         is_current=is_current,
     ):
@@ -135,8 +136,8 @@ def test_the_scan_pauses_in_large_folders(tmp_path: Path) -> None:
         str(tmp_path),
         RULES,
         recursive=True,
-        is_leftover=sidecar.is_leftover,
-        record_names=sidecar.names,
+        is_leftover=names.is_leftover,
+        record_names=names.records_of,
         trouble=lambda _where, _error: None,
     )
     assert list(steps) == [None, None]
@@ -291,7 +292,7 @@ def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) ->
 
 @pytest.fixture
 def a_thousand_levels(inbox: Path) -> Iterator[Path]:
-    """Their path; they are removed afterwards. Neither makedirs nor pytest's clearing up can: both are recursive."""
+    """Their path; removed afterwards, which pytest's own clearing up cannot: it is recursive."""
     yield Path(*[inbox, *["d"] * 1000])
     subprocess.run(["rm", "-rf", inbox / "d"], check=True)
 

@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 
 from ocr_watcher import memory
-from ocr_watcher.engine import FakeEngine
 from ocr_watcher.errors import EngineError, OutOfMemoryError
-from ocr_watcher.image import Limits
-from ocr_watcher.intake import Job, Outcome
-from ocr_watcher.journal import Journal
-from ocr_watcher.ready import Stamp
-from ocr_watcher.worker import Worker
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.ocr.engine import FakeEngine
 from tests.support import Clock, Log, dot, error_of, sidecar_of, unprivileged
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Bench:
         self.journal = Journal(self.folder / "journal.sqlite3", self.log)  # type: ignore[arg-type]
         self.worker = Worker(
             self.engine,
-            Limits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=self.max_side_px),
+            DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=self.max_side_px),
             min_score=self.min_score,
             max_attempts=self.max_attempts,
             journal=self.journal,

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from ocr_watcher import sidecar
+from ocr_watcher import names
 from ocr_watcher.config import DEFAULT_EXTENSIONS
-from ocr_watcher.image import ALLOWED_FORMATS
+from ocr_watcher.inputs.image import ALLOWED_FORMATS
 from tests.support import daemon, error_of, sidecar_of, until, write_config
 from tests.test_image import encode, one_frame_webp, png_header, run_length_bmp, tiff, tiff_page, tiled
 
@@ -517,8 +517,8 @@ HOUSES: tuple[Callable[[], Iterator[Animal]], ...] = (
 
 def ending_of(path: Path) -> str:
     """`ok` or the code of the error, from the one record that there is."""
-    names = sidecar.names(path.name)
-    records = [name for name in names if path.with_name(name).exists()]
+    own = names.records_of(path.name)
+    records = [name for name in own if path.with_name(name).exists()]
     assert len(records) == 1, (path.name, records)
     if records[0] == names.sidecar:
         assert sidecar_of(path)["status"] == "ok"
@@ -558,7 +558,7 @@ def test_every_animal_of_the_zoo_ends_in_one_record_and_harms_nobody(
                 [
                     path
                     for path in waiting
-                    if any(path.with_name(n).exists() for n in sidecar.names(path.name))
+                    if any(path.with_name(n).exists() for n in names.records_of(path.name))
                 ]
             )
             return not waiting
@@ -578,7 +578,7 @@ def test_every_animal_of_the_zoo_ends_in_one_record_and_harms_nobody(
         animal.name for animal in zoo if animal.text and WORD not in sidecar_of(inbox / animal.name)["text"]
     ]
     assert not unread
-    records = {name for animal in zoo for name in sidecar.names(animal.name)}
+    records = {name for animal in zoo for name in names.records_of(animal.name)}
     assert set(os.listdir(inbox)) <= records | {animal.name for animal in zoo}
     assert all((inbox / animal.name).read_bytes() == animal.data for animal in zoo)
 

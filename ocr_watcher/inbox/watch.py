@@ -29,8 +29,8 @@ from watchdog.events import (
 from watchdog.observers.api import EventDispatcher, EventEmitter
 from watchdog.utils import BaseThread
 
-from ocr_watcher.files import descend
-from ocr_watcher.inotify import Unwatched, make_observer
+from ocr_watcher.inbox.files import descend
+from ocr_watcher.inbox.inotify import Unwatched, make_observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-    from ocr_watcher.ready import Rules
+    from ocr_watcher.inbox.ready import Rules
 
 # File systems whose other writers raise no events here.
 NETWORK_FILE_SYSTEMS = frozenset(

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ocr_watcher import log, sidecar
-from ocr_watcher.daemon import Line, MakeEngine, Scan, build_line
-from ocr_watcher.intake import Intake, Job, Outcome
-from ocr_watcher.ready import Stamp, kind_of
-from ocr_watcher.sidecar import State
+from ocr_watcher import log
+from ocr_watcher.inbox import records
+from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.ready import kind_of
+from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.service.daemon import Line, MakeEngine, Scan, build_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -180,10 +182,10 @@ def _jobs(line: Line, paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
                 summary.failed[str(member)] = reason
                 continue
             stamp = Stamp.of(status)
-            match sidecar.lookup(str(root / member.name), stamp):
-                case State.DONE:
+            match records.lookup(str(root / member.name), stamp):
+                case RecordState.DONE:
                     summary.current += 1
-                case State.FAILED:
+                case RecordState.FAILED:
                     summary.failed[str(member)] = FAILED_BEFORE
                 case _:
                     yield Job(root, (), member.name, stamp, settled=True, queued_at=time.monotonic())

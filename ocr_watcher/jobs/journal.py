@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.ready import Stamp
+    from ocr_watcher.job import Stamp
 
 _T = TypeVar("_T")
 

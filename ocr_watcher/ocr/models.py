@@ -192,7 +192,7 @@ CATALOGUE: Mapping[str, Model] = MappingProxyType(
 
 # -- what is there -----------------------------------------------------------------------------
 
-State = Literal["present", "missing", "damaged"]
+ModelState = Literal["present", "missing", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class ModelStatus:
     """One line of `models list`."""
 
     name: str
-    state: State
+    state: ModelState
     size_bytes: int
     engines: tuple[str, ...]
     licence: str
@@ -223,7 +223,7 @@ def verify(name: str, store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE
 def status(store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE) -> list[ModelStatus]:
     """The state of every catalogue model in the store, in catalogue order."""
 
-    def state(name: str) -> State:
+    def state(name: str) -> ModelState:
         if not (store / name).is_dir():
             return "missing"
         return "damaged" if verify(name, store, catalogue=catalogue) else "present"

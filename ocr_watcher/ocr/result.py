@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from statistics import median
 
+from ocr_watcher.document import Line, Polygon
 from ocr_watcher.errors import EngineError
-
-Point = tuple[float, float]
-Polygon = tuple[Point, ...]
 
 # PaddleOCR 3.x: one mapping per page, one list per field.
 _FIELDS = ("rec_texts", "rec_scores", "rec_polys", "dt_polys", "rec_boxes")
@@ -33,26 +30,6 @@ _SCORE_TOLERANCE = 1e-3
 # A line belongs to the row whose middle is at most this share of the median line height away. 0.4 to 0.6 are
 # alike on the sample receipts, 0.7 merges rows.
 _ROW_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of text.
-
-    `text` is not empty, free of control characters and encodes to UTF-8. `score` is the recogniser's mean
-    probability, 0 to 1. `polygon` is in pixels of the array given to the engine: normally four points,
-    clockwise from the top left of the text; more around curved text.
-    """
-
-    text: str
-    score: float
-    polygon: Polygon
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Upright rectangle around the polygon: (left, top, right, bottom) in the same pixels."""
-        xs, ys = zip(*self.polygon, strict=True)
-        return min(xs), min(ys), max(xs), max(ys)
 
 
 def normalise(raw: object) -> tuple[Line, ...]:
@@ -111,11 +88,6 @@ def reading_order(lines: Iterable[Line]) -> tuple[Line, ...]:
         else:
             rows.append([entry])
     return tuple(lines[index] for row in rows for _, _, index in sorted(row, key=lambda entry: entry[1]))
-
-
-def text_of(lines: Iterable[Line]) -> str:
-    r"""Text of the lines, joined with "\n"; empty if there are none."""
-    return "\n".join(line.text for line in lines)
 
 
 # -- finding the page --------------------------------------------------------------------------

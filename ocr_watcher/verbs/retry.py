@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocr_watcher import log, sidecar, watch
+from ocr_watcher import log, names
 from ocr_watcher.errors import FileError, VanishedError
-from ocr_watcher.files import open_folder, stat_file
-from ocr_watcher.journal import Journal
-from ocr_watcher.ready import Rules, Stamp
-from ocr_watcher.sidecar import State
+from ocr_watcher.inbox import records, watch
+from ocr_watcher.inbox.files import open_folder, stat_file
+from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.job import Stamp
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.outputs import commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,10 +47,10 @@ def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
             path = os.path.join(root, *parts, name)
             try:
                 with open_folder(root, parts) as folder:
-                    record = stat_file(folder, sidecar.names(name).error)
+                    record = stat_file(folder, names.records_of(name).error)
                     if record is not None:
-                        sidecar.forget_failure(folder, name)
-                        record = stat_file(folder, sidecar.names(name).error)
+                        commit.forget_failure(folder, name)
+                        record = stat_file(folder, names.records_of(name).error)
                         if record is not None:
                             outcome.refused[path] = "its error record is not a file of ocr-watcher"
                             continue
@@ -75,7 +78,7 @@ def _explain(folder: int, name: str, path: str, outcome: Forgotten) -> None:
     status = stat_file(folder, name)
     if status is None:
         outcome.refused[path] = "there is no such file"
-    elif sidecar.lookup(name, Stamp.of(status), folder=folder) is State.DONE:
+    elif records.lookup(name, Stamp.of(status), folder=folder) is RecordState.DONE:
         outcome.refused[path] = "it has not failed: its result is there"
     else:
         outcome.waiting.append(path)
@@ -119,8 +122,8 @@ def _below(
         folder,
         rules,
         recursive=settings.watch.recursive,
-        is_leftover=sidecar.is_leftover,
-        record_names=sidecar.names,
+        is_leftover=names.is_leftover,
+        record_names=names.records_of,
         trouble=lambda where, error: log.get().warning(
             "scan.trouble", path=where, message=f"cannot list it: {error.strerror}"
         ),

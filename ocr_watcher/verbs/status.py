@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ocr_watcher import lock, sidecar, watch
-from ocr_watcher.health import StatusFile
+from ocr_watcher import names
+from ocr_watcher.inbox import records, watch
+from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.job import Stamp
 from ocr_watcher.log import one_line
 from ocr_watcher.memory import Memory
-from ocr_watcher.ready import Rules, Stamp
-from ocr_watcher.sidecar import State
+from ocr_watcher.service import lock
+from ocr_watcher.service.health import StatusFile
 
 if TYPE_CHECKING:
     from ocr_watcher.config import Settings
@@ -47,19 +50,19 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
             str(inbox),
             rules,
             recursive=settings.watch.recursive,
-            is_leftover=sidecar.is_leftover,
-            record_names=sidecar.names,
+            is_leftover=names.is_leftover,
+            record_names=names.records_of,
             trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
         ):
             if isinstance(item, watch.Found) and stat.S_ISREG(item.status.st_mode):
-                state = State.OPEN
+                state = RecordState.OPEN
                 if item.records:
-                    state = sidecar.lookup(item.path, Stamp.of(item.status))
+                    state = records.lookup(item.path, Stamp.of(item.status))
                 files.found += 1
-                files.done += state is State.DONE
-                files.failed += state is State.FAILED
-                files.waiting += state in (State.OPEN, State.RETRY)
-                files.retrying += state is State.RETRY
+                files.done += state is RecordState.DONE
+                files.failed += state is RecordState.FAILED
+                files.waiting += state in (RecordState.OPEN, RecordState.RETRY)
+                files.retrying += state is RecordState.RETRY
     return files, troubles
 
 
@@ -76,7 +79,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "running": pid is not None,
         "pid": pid,
         "config": str(settings.source) if settings.source else None,
-        "inbox": [sidecar.printable(str(inbox)) for inbox in settings.watch.inbox],
+        "inbox": [names.printable(str(inbox)) for inbox in settings.watch.inbox],
         **{
             key: told.get(key) if live else None
             for key in (

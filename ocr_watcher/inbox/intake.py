@@ -11,12 +11,13 @@ import heapq
 import itertools
 import os
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from ocr_watcher import sidecar
-from ocr_watcher.ready import Ignore, Rules, Sight, Stamp, Wait, judge
-from ocr_watcher.sidecar import State
+from ocr_watcher import names
+from ocr_watcher.inbox import records
+from ocr_watcher.inbox.ready import Ignore, Rules, Sight, Wait, judge
+from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.job import Job, Outcome, Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.watch import Found
+    from ocr_watcher.inbox.watch import Found
 
 # Pauses before a file is tried again: 2, 4, 8 … 300 s. Short at first, because a full disk or a
 # dropped share is often back at once; five minutes is as long as somebody waits who has mended it.
@@ -33,39 +34,6 @@ _LONGEST_PAUSE_S = 300.0
 # Settling files beyond the queue's own room: enough that a burst is not cut into rescans.
 _WAITING_PER_SLOT = 4
 _MAX_TOLD = 10_000
-
-
-class Outcome(Enum):
-    """What became of a job, as far as the intake must know."""
-
-    DONE = "done"
-    FAILED = "failed"  # an error record was written
-    GONE = "gone"
-    RESETTLE = "resettle"  # it changed under the reader, or was not complete yet
-    RETRY = "retry"  # try again after a pause
-    BROKEN_OFF = "broken_off"  # the service stops: the next start does it
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image for the consumer.
-
-    `root` is the inbox (or, for a file named on the command line, its folder), `parts` the folders
-    below it, `name` the file; `stamp` the version that had settled, and `settled` as in `ready.Ready`;
-    `queued_at` monotonic seconds.
-    """
-
-    root: Path
-    parts: tuple[str, ...]
-    name: str
-    stamp: Stamp
-    settled: bool
-    queued_at: float
-
-    @property
-    def path(self) -> str:
-        """The whole path."""
-        return os.path.join(self.root, *self.parts, self.name)
 
 
 @dataclass
@@ -97,7 +65,7 @@ class Intake:
         clock: Callable[[], float],
         log: FilteringBoundLogger,
         stat: Callable[[str], os.stat_result | None] = lstat,
-        lookup: Callable[[str, Stamp], State] = sidecar.lookup,
+        lookup: Callable[[str, Stamp], RecordState] = records.lookup,
     ) -> None:
         self._roots = sorted(((str(i), i) for i in inboxes), key=lambda r: len(r[0]), reverse=True)
         self._rules = rules
@@ -154,8 +122,8 @@ class Intake:
     def notice_record_removed(self, path: str) -> None:
         """A file was deleted: where it was a record, its image is to be looked at again."""
         folder, name = os.path.split(path)
-        image = sidecar.image_of(name)
-        if image is not None and sidecar.is_shortened(image):
+        image = names.document_of(name)
+        if image is not None and names.is_shortened(image):
             self.rescan_due = True
         elif image is not None:
             path = os.path.join(folder, image)
@@ -233,7 +201,7 @@ class Intake:
             status = self._stat(path)
             if status is not None and Stamp.of(status) != job.stamp:
                 self.notice(path)  # replaced since
-        elif outcome is Outcome.RESETTLE:
+        elif outcome in (Outcome.RESETTLE, Outcome.PAUSED):
             self.notice(path)
 
     def _look(self, path: str, entry: _Waiting) -> None:
@@ -270,9 +238,9 @@ class Intake:
 
     def _is_settled_by_record(self, path: str, stamp: Stamp) -> bool:
         state = self._lookup(path, stamp)
-        if state not in (State.DONE, State.FAILED):
+        if state not in (RecordState.DONE, RecordState.FAILED):
             return False
-        self._remember(path, stamp, failed=state is State.FAILED)
+        self._remember(path, stamp, failed=state is RecordState.FAILED)
         return True
 
     def _remember(self, path: str, stamp: Stamp, *, failed: bool) -> None:

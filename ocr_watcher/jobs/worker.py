@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ocr_watcher import __version__, image, result, sidecar
+from ocr_watcher import __version__, names
+from ocr_watcher.document import Source
 from ocr_watcher.errors import (
     EngineCrashedError,
     EngineError,
@@ -26,10 +27,11 @@ from ocr_watcher.errors import (
     ShortOfMemoryError,
     VanishedError,
 )
-from ocr_watcher.files import access_error, open_file, open_folder, stat_file
-from ocr_watcher.intake import Job, Outcome
-from ocr_watcher.ready import Stamp
-from ocr_watcher.sidecar import Source
+from ocr_watcher.inbox.files import access_error, open_file, open_folder, stat_file
+from ocr_watcher.inputs import image
+from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.ocr import result
+from ocr_watcher.outputs import commit, sidecar
 
 if TYPE_CHECKING:
     import queue
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.engine import Engine
-    from ocr_watcher.journal import Journal
+    from ocr_watcher.jobs.journal import Journal
     from ocr_watcher.memory import Guard, Memory
+    from ocr_watcher.ocr.engine import Engine
 
 # What an attempt that used up the last try was, by the journal's code.
 _LAST_ERRORS: dict[str, type[FileError]] = {error.code: error for error in (EngineError, JobTimeoutError)}
@@ -82,7 +84,7 @@ class _Attempt:
     """What is known so far of the job in hand, for whichever record ends it."""
 
     job: Job
-    limits: image.Limits
+    limits: DecodeLimits
     number: int
     started: float
     rss_before: float
@@ -101,7 +103,7 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        limits: image.Limits,
+        limits: DecodeLimits,
         *,
         min_score: float,
         max_attempts: int,
@@ -173,7 +175,7 @@ class Worker:
     def _read_and_write(self, attempt: _Attempt, folder: int, queue_depth: Callable[[], int]) -> Outcome:
         job = attempt.job
         try:
-            sidecar.check_place(folder, job.name)  # before the work, not after it
+            commit.check_place(folder, job.name)  # before the work, not after it
             with open_file(folder, job.name) as file:
                 like = os.fstat(file.fileno())
                 if Stamp.of(like) != job.stamp:
@@ -181,7 +183,7 @@ class Worker:
                 pages = self._read(attempt, file)
             status = stat_file(folder, job.name)
             if status is None:
-                raise VanishedError(f"{sidecar.printable(job.name)} was removed while it was being read")
+                raise VanishedError(f"{names.printable(job.name)} was removed while it was being read")
             if (status.st_dev, status.st_ino, Stamp.of(status)) != (like.st_dev, like.st_ino, job.stamp):
                 raise _ChangedError
             lines = sum(len(page["lines"]) for page in pages)
@@ -195,7 +197,7 @@ class Worker:
         except FileError as error:
             return self._failed(attempt, error, folder)
         except OSError as error:
-            return self._failed(attempt, access_error(error, sidecar.printable(job.name)), folder)
+            return self._failed(attempt, access_error(error, names.printable(job.name)), folder)
         except MemoryError:
             return self._failed(attempt, ShortOfMemoryError("there was no memory to work with"), folder)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not take the other files down
@@ -236,7 +238,7 @@ class Worker:
             self._check_engine()
         raise OutOfMemoryError(f"{last} (also at a quarter of image.max_side_px)")
 
-    def _within_memory(self, path: str) -> image.Limits | None:
+    def _within_memory(self, path: str) -> DecodeLimits | None:
         """The limits, narrowed to the memory that is left: predicted, so that it need not be tried.
 
         None where a fresh process would have more of it: then the page should not be made smaller here.
@@ -266,7 +268,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever it is, this engine is of no use any more
             self.recycle = f"the engine does not work after running out of memory: {error}"
 
-    def _read_at(self, attempt: _Attempt, file: BufferedReader, limits: image.Limits) -> list[dict[str, Any]]:
+    def _read_at(self, attempt: _Attempt, file: BufferedReader, limits: DecodeLimits) -> list[dict[str, Any]]:
         pages: list[dict[str, Any]] = []
         decoded = image.pages(file, limits)
         while True:
@@ -364,7 +366,7 @@ class Worker:
         job = attempt.job
         like = stat_file(folder, job.name)
         if like is None:
-            raise VanishedError(f"{sidecar.printable(job.name)} was removed")
+            raise VanishedError(f"{names.printable(job.name)} was removed")
         sidecar.write_error(
             folder, attempt.source, like, error, attempts=attempt.number, will_retry=error.transient
         )
@@ -374,7 +376,7 @@ class Worker:
                 path=job.path,
                 code=error.code,
                 attempts=attempt.number,
-                record=sidecar.names(job.name).error,
+                record=names.records_of(job.name).error,
             )
 
 

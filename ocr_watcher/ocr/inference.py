@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from ocr_watcher import graph
 from ocr_watcher.errors import UnavailableError
+from ocr_watcher.ocr import graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -35,9 +35,10 @@ from ocr_watcher.errors import (
     UnreadableError,
     UnsupportedFormatError,
 )
+from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, Picture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -168,97 +169,58 @@ _WHOLE: dict[str, Callable[[bytes], bool]] = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a file may cost.
+def open_document(file: BinaryIO, limits: DecodeLimits) -> OpenDocument:
+    """Open an image file: all pages of a TIFF, the first picture of anything else.
 
-    Bytes of the file, pixels of one page, longer side and pixels of the page handed out, and the MiB
-    that decoding may take. The last two come from the memory that is left, and have no bound of their own.
-    """
-
-    max_file_bytes: int
-    max_pixels: int
-    max_side_px: int
-    max_page_pixels: float = math.inf
-    max_decode_mb: float = math.inf
-
-
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value
-class Page:
-    """One page, ready for the engine.
-
-    Attributes:
-        index: Position among the pages handed out, from 0.
-        bgr: uint8, (height, width, 3), C-contiguous, blue first; upright, at most `max_side_px` long.
-        width_px: Width of the source page as a viewer shows it, that is after EXIF orientation.
-        height_px: Height of the same.
-    """
-
-    index: int
-    bgr: NDArray[np.uint8]
-    width_px: int
-    height_px: int
-
-    @property
-    def scale(self) -> float:
-        """Size of `bgr` / size of the source along the longer side, to four significant digits; at most 1."""
-        return float(f"{max(self.bgr.shape[:2]) / max(self.width_px, self.height_px):.4g}")
-
-    def to_source(self, polygon: Iterable[Sequence[float]]) -> list[list[float]]:
-        """Map points (x, y) of `bgr` to pixels of the source page.
-
-        Each axis has its own exact ratio (sides are whole pixels, so the two differ a little); the
-        result is clamped to 0..width_px and 0..height_px, the page's outer edges.
-        """
-        height, width = self.bgr.shape[:2]
-        return [
-            [
-                min(max(float(x) * self.width_px / width, 0.0), float(self.width_px)),
-                min(max(float(y) * self.height_px / height, 0.0), float(self.height_px)),
-            ]
-            for x, y in polygon
-        ]
-
-
-def pages(file: BinaryIO, limits: Limits) -> Iterator[Page]:
-    """Yield the pages of an image file: all of a TIFF's, the first picture of anything else.
-
-    The file is read whole (it is no longer than `limits.max_file_bytes`), from its start, and left
-    at any position; closing it is the caller's. One read instead of many small ones means that a
-    file that changes meanwhile, or a share that goes away, cannot harm a decoder. At most one page's
-    pixels are alive at a time, and none of its full-size pixels while the caller holds the page.
+    The file is read whole (it is no longer than `limits.max_file_bytes`), from its start; closing it is the
+    caller's. One read instead of many small ones means that a file that changes meanwhile, or a share that
+    goes away, cannot harm a decoder.
 
     Raises:
         AccessError: The operating system refuses the bytes.
         FileTooLargeError: More bytes than allowed.
         TruncatedError: Empty, or it ends before its image does.
         UnsupportedFormatError: Not one of `ALLOWED_FORMATS`, or a kind of one that is not decoded.
-        TooManyPixelsError: By the header of the page at hand; nothing of it was decoded.
-        MemoryBudgetError: By the header of the page at hand, decoding takes more than `max_decode_mb`.
-        OutOfMemoryError: Memory ran out while decoding.
+        TooManyPixelsError: By the header.
         UnreadableError: Everything else that is wrong with the bytes.
     """
-    data = _read(file, limits)
-    image, count = _open(data, limits)
-    index, full_page_seen = 0, False
-    for frame in range(count):
-        what = f"page {frame + 1} of the file" if count > 1 else "the file"
-        if count > 1:
+    return _Opened(file, limits)
+
+
+class _Opened:
+    """See `OpenDocument`."""
+
+    def __init__(self, file: BinaryIO, limits: DecodeLimits) -> None:
+        self._file = file
+        self._limits = limits
+        self._data = _read(file, limits)
+        self._image: ImageFile | None = None
+        self._image, self._frames = _open(self._data, limits)
+
+    @property
+    def pages(self) -> int:
+        return len(self._frames)
+
+    def picture(self, index: int, limits: DecodeLimits) -> Picture:
+        frame = self._frames[index]
+        what = f"page {frame + 1} of the file" if len(self._frames) > 1 else "the file"
+        if self._image is None:
+            self._data = _read(self._file, self._limits)
+            self._image, _ = _open(self._data, self._limits)
+        image, data = self._image, self._data
+        if len(self._frames) > 1:
             with _decoder(data, what):
                 image.seek(frame)
-                thumbnail = _is_thumbnail(image)
-            if thumbnail and full_page_seen:
-                continue
-            full_page_seen = full_page_seen or not thumbnail
-        page = _page(image, index, limits, data, what)
-        if frame + 1 == count:
-            del image, data  # WebP's decoder keeps full-size pictures of its own
-        yield page
-        del page
-        index += 1
+        else:
+            # WebP's decoder keeps full-size pictures of its own; the next call opens it again.
+            self._image, self._data = None, b""
+        return _page(image, limits, data, what)
+
+    def close(self) -> None:
+        self._image, self._data = None, b""
 
 
-def _read(file: BinaryIO, limits: Limits) -> bytes:
+def _read(file: BinaryIO, limits: DecodeLimits) -> bytes:
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -280,8 +242,8 @@ def _mib(size: int) -> str:
     return f"{math.ceil(size / _MIB * 100) / 100:.2f}"  # rounded up: one byte too many must show
 
 
-def _open(data: bytes, limits: Limits) -> tuple[ImageFile, int]:
-    """Open an image without decoding it; also give the number of its pages."""
+def _open(data: bytes, limits: DecodeLimits) -> tuple[ImageFile, list[int]]:
+    """Open an image without decoding it; also give the frames that are its pages."""
     kind = _kind(data)
     if kind is None:
         raise _stranger(data)
@@ -304,12 +266,23 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile, int]:
             Image.OPEN[kind][0](io.BytesIO(data), "")
             raise
     count = len(_directories(data)) if kind == "TIFF" else 1
+    frames = []
     if count > MAX_PAGES:
         raise UnreadableError(
             f"the TIFF has more than {MAX_PAGES} pages",
             hint=f"Split the file into parts of at most {MAX_PAGES} pages.",
         )
-    return image, count
+    full_page_seen = False
+    for frame in range(count):
+        thumbnail = False
+        if count > 1:
+            with _decoder(data, f"page {frame + 1} of the file"):
+                image.seek(frame)
+                thumbnail = _is_thumbnail(image)
+        if not (thumbnail and full_page_seen):
+            frames.append(frame)
+        full_page_seen = full_page_seen or not thumbnail
+    return image, frames
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -350,7 +323,7 @@ def _is_thumbnail(image: ImageFile) -> bool:
     return isinstance(kind, int) and bool(kind & 1)
 
 
-def _check_pixels(width: int, height: int, *, limits: Limits, what: str) -> None:
+def _check_pixels(width: int, height: int, *, limits: DecodeLimits, what: str) -> None:
     if width < 1 or height < 1:  # Pillow looks at a TIFF's first page only
         raise UnreadableError(f"{what} is damaged: its header says {width} x {height} pixels")
     if width * height > limits.max_pixels:
@@ -360,7 +333,7 @@ def _check_pixels(width: int, height: int, *, limits: Limits, what: str) -> None
         )
 
 
-def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) -> Page:
+def _page(image: ImageFile, limits: DecodeLimits, data: bytes, what: str) -> Picture:
     """Decode the frame at hand and bring it to size; leaves no full-size pixels behind in `image`."""
     width, height = image.size
     _check_pixels(width, height, limits=limits, what=what)
@@ -398,7 +371,7 @@ def _page(image: ImageFile, index: int, limits: Limits, data: bytes, what: str) 
         bgr = flat.reshape(small.height, small.width, 3)
     if turn in _QUARTER_TURNS:
         width, height = height, width
-    return Page(index, bgr, width, height)
+    return Picture(bgr, width, height)
 
 
 # Bytes that Pillow keeps for a pixel, by mode; every other mode has four.
@@ -465,7 +438,7 @@ def _tiff_block(image: ImageFile) -> _Block | None:
 
 
 def _check_budget(
-    width: int, height: int, cost: float, block: _Block | None, *, limits: Limits, what: str
+    width: int, height: int, cost: float, block: _Block | None, *, limits: DecodeLimits, what: str
 ) -> None:
     block_mb = block.size_bytes / _MIB if block is not None else 0.0
     needed_mb = width * (height + _ROWS) * cost / _MIB + block_mb
@@ -478,7 +451,7 @@ def _check_budget(
         )
 
 
-def _fit(width: int, height: int, limits: Limits) -> tuple[int, int]:
+def _fit(width: int, height: int, limits: DecodeLimits) -> tuple[int, int]:
     ratio = min(
         1.0, limits.max_side_px / max(width, height), math.sqrt(limits.max_page_pixels / (width * height))
     )

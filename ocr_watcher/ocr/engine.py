@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ocr_watcher import inference, models
 from ocr_watcher.errors import ConfigError, EngineError, FileError, OutOfMemoryError, UnavailableError
+from ocr_watcher.ocr import inference, models
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ocr_watcher.models import ModelSpec
+    from ocr_watcher.ocr.models import ModelSpec
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
-from ocr_watcher import __version__, engine, log, memory, models, sidecar, watch
+from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.errors import (
     ExitCode,
     FileError,
@@ -29,13 +29,17 @@ from ocr_watcher.errors import (
     UnavailableError,
     VanishedError,
 )
-from ocr_watcher.health import Counters, Notifier, StatusFile
-from ocr_watcher.image import Limits
-from ocr_watcher.intake import Intake, Job, Outcome
-from ocr_watcher.journal import Journal
-from ocr_watcher.lock import hold_lock
-from ocr_watcher.ready import Rules
-from ocr_watcher.worker import Failure, Worker
+from ocr_watcher.inbox import watch
+from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.job import Job, Outcome
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.worker import Failure, Worker
+from ocr_watcher.ocr import engine, models
+from ocr_watcher.outputs import commit, sidecar
+from ocr_watcher.service.health import Counters, Notifier, StatusFile
+from ocr_watcher.service.lock import hold_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,7 +139,7 @@ def build_line(settings: Settings, make_engine: MakeEngine) -> Line:
     journal = Journal(settings.state_dir / "journal.sqlite3", log.get())
     worker = Worker(
         reader,
-        Limits(
+        DecodeLimits(
             max_file_bytes=int(settings.image.max_file_mb * (1 << 20)),
             max_pixels=int(settings.image.max_megapixels * 1_000_000),
             max_side_px=settings.image.max_side_px,
@@ -178,8 +182,8 @@ class Scan:
                 str(inbox),
                 self._rules,
                 recursive=self._settings.watch.recursive,
-                is_leftover=sidecar.is_leftover,
-                record_names=sidecar.names,
+                is_leftover=names.is_leftover,
+                record_names=names.records_of,
                 is_current=self._is_current,
                 trouble=self._trouble,
             ):
@@ -187,7 +191,7 @@ class Scan:
                     self._others += 1
                     self._done += self._intake.found(item)
                 elif item is not None:
-                    removed = sidecar.remove_leftover(item.folder, os.path.basename(item.path))
+                    removed = commit.remove_leftover(item.folder, os.path.basename(item.path))
                     log.get().info("file.leftover", path=item.path, removed=removed)
                 yield
 
@@ -462,14 +466,14 @@ class Daemon:
             "in_hand": None
             if in_hand is None
             else {
-                "path": sidecar.printable(in_hand.path),
+                "path": names.printable(in_hand.path),
                 "page": in_hand.page + 1,
                 "since": sidecar.now(time.monotonic() - in_hand.since),
             },
             "since_start": {"done": self._counters.done, "failed": self._counters.failed},
         }
         if error is not None and error.code != VanishedError.code:
-            status["last_error"] = {**vars(error), "path": sidecar.printable(error.path)}
+            status["last_error"] = {**vars(error), "path": names.printable(error.path)}
         if also_figures or status != self._status:
             figures = parts.line.memory.figures()
             status |= {

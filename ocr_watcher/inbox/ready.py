@@ -10,7 +10,9 @@ import fnmatch
 import re
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from ocr_watcher.job import Stamp
 
 if TYPE_CHECKING:
     import os
@@ -21,18 +23,6 @@ if TYPE_CHECKING:
 # notices and above the gap of a writer that goes on at once. Where the guess is wrong, the worker
 # sees a truncated image inside the settle time and hands the file back (see `Outcome.RESETTLE`).
 CLOSED_SETTLE_S = 0.02
-
-
-class Stamp(NamedTuple):
-    """One version of a file. The same size and modification time is taken for the same content."""
-
-    size_bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """The stamp of a stat result."""
-        return cls(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ocr_watcher.errors import AccessError, VanishedError
-from ocr_watcher.ready import kind_of
+from ocr_watcher.inbox.ready import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,143 @@
+"""What is read from a document, from the engine to the writers: frozen, typed, in pixels of the source.
+
+Nobody takes a figure out of a dictionary: a document becomes one only where JSON is written, and comes from
+one only where JSON is read (`outputs.sidecar`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ocr_watcher.job import Stamp
+
+Point: TypeAlias = tuple[float, float]
+Polygon: TypeAlias = tuple[Point, ...]
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+def box_around(polygon: Polygon) -> Box:
+    """Upright rectangle around a polygon: left, top, right, bottom, in the polygon's pixels."""
+    xs, ys = zip(*polygon, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a line; fields as in `Line`."""
+
+    text: str
+    score: float
+    polygon: Polygon
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of text.
+
+    Attributes:
+        text: Not empty, free of control characters, encodes to UTF-8.
+        score: The recogniser's mean probability, 0 to 1.
+        polygon: Normally four points (x, y), clockwise from the top left of the text; more around curved
+            text. Pixels of the page that the line is part of.
+        words: Where they were asked for, in the order of the text.
+    """
+
+    text: str
+    score: float
+    polygon: Polygon
+    words: tuple[Word, ...] = ()
+
+    @property
+    def box(self) -> Box:
+        """Upright rectangle around the polygon."""
+        return box_around(self.polygon)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page.
+
+    Attributes:
+        index: Position in the document, from 0.
+        width_px: Width of the source page as a viewer shows it, that is after EXIF orientation.
+        height_px: Height of the same.
+        scale: Size of what the engine saw / size of the source, along the longer side; at most 1.
+        lines: In reading order; polygons in pixels of the source page.
+        limited: It was read smaller than the settings say, for want of memory.
+    """
+
+    index: int
+    width_px: int
+    height_px: int
+    scale: float
+    lines: tuple[Line, ...]
+    limited: bool = False
+
+    @property
+    def text(self) -> str:
+        r"""Text of the lines, joined with "\n"; empty where there are none."""
+        return text_of(self.lines)
+
+
+def text_of(lines: Iterable[Line]) -> str:
+    r"""Text of the lines, joined with "\n"; empty where there are none."""
+    return "\n".join(line.text for line in lines)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that was read. `sha256` is None where its bytes were never read whole."""
+
+    name: str
+    stamp: Stamp
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What read a document: names and versions."""
+
+    name: str
+    provider: str
+    model: str
+    paddleocr: str
+    ocr_watcher: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a document took (s): waiting for its turn, decoding, OCR, and from complete to written."""
+
+    queued_s: float
+    load_s: float
+    ocr_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Resident memory of the process (MiB): before the document, after it, and at the process's highest."""
+
+    rss_before_mb: float
+    rss_after_mb: float
+    rss_peak_mb: float
+
+
+@dataclass(frozen=True)
+class Document:
+    """Everything that was read from one file, and how.
+
+    `pages` can be gone through more than once. Of a long document they come from the state folder one by one,
+    so that memory does not grow with their number. `warnings` are codes: `page_limited`.
+    """
+
+    source: Source
+    pages: Iterable[Page]
+    engine: EngineFacts
+    timing: Timing
+    memory: MemoryUse
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,108 @@
+"""What the records beside a document say of it: done, failed, or still to do.
+
+`scan.png` is done when `scan.png.json` names the same size and modification time; it has failed when
+`scan.png.error.json` does. Only reads; `outputs` writes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from enum import Enum
+from typing import Final
+
+from ocr_watcher import names
+from ocr_watcher.inbox.files import stat_file
+from ocr_watcher.job import Stamp
+
+SCHEMA: Final = "ocr-watcher/1"
+# Our writer puts schema, status and source first, so the head of the file tells whether it is
+# current; reading 100,000 sidecars whole would take minutes. Inside a JSON string every quote is
+# escaped, so no name can imitate these keys. A 255-byte name escapes to 1,530 bytes at most.
+_HEAD_BYTES = 4096
+_HEAD = re.compile(
+    rb'\{"schema": "ocr-watcher/\d+", "status": "(ok|failed)", '
+    rb'"source": \{"name": ("(?:[^"\\]|\\.)*"), "size_bytes": (\d+), "mtime_ns": (-?\d+)'
+)
+_OURS = b'{"schema": "ocr-watcher/'
+
+# What opening or reading says of nothing, a link, a socket or a pipe, a folder.
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
+
+
+class RecordState(Enum):
+    """What the records beside a document say about one version of it."""
+
+    OPEN = "open"  # nothing, or a record of another version
+    DONE = "done"
+    FAILED = "failed"
+    RETRY = "retry"  # failed for a cause outside the file; is tried again
+
+
+def lookup(document: str, stamp: Stamp, *, folder: int | None = None) -> RecordState:
+    """What the records beside `document` say of its version `stamp`.
+
+    `document` is a path, or a file name with the descriptor of its open folder. A record that cannot
+    be read counts as none: the document is then done again, which does no harm.
+    """
+    head, tail = os.path.split(document)
+    own = names.records_of(tail)
+    try:
+        if _describes(_read(folder, os.path.join(head, own.sidecar), _HEAD_BYTES), b"ok", tail, stamp):
+            return RecordState.DONE
+        # Error records are few and short, so they are read whole: whether they are final stands at the end.
+        record = _read(folder, os.path.join(head, own.error), 1 << 16)
+    except OSError:
+        return RecordState.OPEN
+    if not _describes(record, b"failed", tail, stamp):
+        return RecordState.OPEN
+    try:
+        error = json.loads(record or b"").get("error", {})
+    except (ValueError, AttributeError):
+        return RecordState.OPEN
+    return RecordState.RETRY if error.get("will_retry") else RecordState.FAILED
+
+
+def is_foreign(folder: int, name: str) -> bool:
+    """Whether `name` is something that this program did not write and must not replace.
+
+    Raises OSError where that cannot be told.
+    """
+    status = stat_file(folder, name)
+    if status is None:
+        return False
+    head = _read(folder, name, _HEAD_BYTES)
+    if head is None:
+        return True  # a folder, a link
+    # Empty or binary zeros: what a power loss leaves of a file whose data never reached the disk.
+    return bool(head.strip(b"\0 \t\r\n")) and not head.startswith(_OURS)
+
+
+def _read(folder: int | None, name: str, limit: int) -> bytes | None:
+    """The first `limit` bytes of a record; None where there is no regular file of that name.
+
+    Raises OSError where the operating system refuses.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=folder)
+        try:
+            return os.read(fd, limit)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+
+
+def _describes(head: bytes | None, status: bytes, document: str, stamp: Stamp) -> bool:
+    match = _HEAD.match(head or b"")
+    if match is None or match[1] != status or Stamp(int(match[3]), int(match[4])) != stamp:
+        return False
+    # Two long names may share a shortened record. Any other record belongs to the name it stands beside, also
+    # where somebody renamed the two together.
+    shortened = names.records_of(document).sidecar != document + names.SIDECAR_SUFFIX
+    return not shortened or json.loads(match[2]) == names.printable(document)

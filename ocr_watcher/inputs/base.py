@@ -1,0 +1,95 @@
+"""What every kind of input has in common: limits, an open document, and a picture of one page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ocr_watcher.document import Polygon
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What a file may cost.
+
+    Attributes:
+        max_file_bytes: Bytes of the file.
+        max_pixels: Pixels of one page, by its header.
+        max_side_px: Longer side of the picture handed out.
+        max_page_pixels: Pixels of the picture handed out: what the memory that is left allows.
+        max_decode_mb: MiB that decoding may take now.
+        max_decode_mb_ever: MiB that decoding could take in a fresh process on an idle machine: a page that
+            needs more is refused for good, one that needs less is tried again later.
+    """
+
+    max_file_bytes: int
+    max_pixels: int
+    max_side_px: int
+    max_page_pixels: float = math.inf
+    max_decode_mb: float = math.inf
+    max_decode_mb_ever: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
+class Picture:
+    """One page, ready for the engine.
+
+    Attributes:
+        bgr: uint8, (height, width, 3), C-contiguous, blue first; upright, at most `max_side_px` long.
+        width_px: Width of the source page as a viewer shows it, that is after EXIF orientation.
+        height_px: Height of the same.
+    """
+
+    bgr: NDArray[np.uint8]
+    width_px: int
+    height_px: int
+
+    @property
+    def scale(self) -> float:
+        """Size of `bgr` / size of the source along the longer side, to four significant digits; at most 1."""
+        return float(f"{max(self.bgr.shape[:2]) / max(self.width_px, self.height_px):.4g}")
+
+    def to_source(self, polygon: Polygon) -> Polygon:
+        """Map points (x, y) of `bgr` to pixels of the source page.
+
+        Each axis has its own exact ratio (sides are whole pixels, so the two differ a little); the
+        result is clamped to 0..width_px and 0..height_px, the page's outer edges.
+        """
+        height, width = self.bgr.shape[:2]
+        return tuple(
+            (
+                min(max(float(x) * self.width_px / width, 0.0), float(self.width_px)),
+                min(max(float(y) * self.height_px / height, 0.0), float(self.height_px)),
+            )
+            for x, y in polygon
+        )
+
+
+class OpenDocument(Protocol):
+    """A file that was opened and whose structure was checked; nothing of it is decoded yet.
+
+    Belongs to one thread. Between two calls no full-size pixels are kept.
+    """
+
+    @property
+    def pages(self) -> int:
+        """How many pages it has, at least 1."""
+
+    def picture(self, index: int, limits: DecodeLimits) -> Picture:
+        """Decode page `index` (from 0) and bring it to size. May be asked for any page, and again.
+
+        Raises:
+            TooManyPixelsError: By the header of the page; nothing of it was decoded.
+            MemoryBudgetError: By its header it takes more than `max_decode_mb_ever`.
+            ShortOfMemoryError: By its header it takes more than `max_decode_mb`, which will pass.
+            OutOfMemoryError: Memory ran out while decoding.
+            FileError: Whatever else is wrong with the page.
+        """
+
+    def close(self) -> None:
+        """Let go of everything but the file, which is the caller's."""

@@ -1,0 +1,1 @@
+"""One job from the queue to its record."""

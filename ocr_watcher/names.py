@@ -1,0 +1,96 @@
+"""Every name that this program gives to a file, in one place: records, temporary files, the state folder's.
+
+Knows names only, touches no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from typing import Final, NamedTuple
+
+
+def printable(name: str) -> str:
+    r"""A file name as valid Unicode: bytes that are no UTF-8 appear as `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+# -- beside the document -----------------------------------------------------------------------
+
+SIDECAR_SUFFIX: Final = ".json"
+ERROR_SUFFIX: Final = ".error.json"
+
+# NAME_MAX of every file system in use; a document whose own name leaves no room for the suffix gets a
+# shortened one.
+_NAME_MAX: Final = 255
+# Hexadecimal digits of SHA-256 in a shortened name. With 8, a pair of names that share a record was found
+# in 52,251 tries; with 16 that takes 2^32, and the record says which name it is about.
+_DIGEST_DIGITS: Final = 16
+_SHORTENED = re.compile(rf"~[0-9a-f]{{{_DIGEST_DIGITS}}}\Z")
+
+
+class RecordNames(NamedTuple):
+    """The names of a document's two records, in its folder."""
+
+    sidecar: str
+    error: str
+
+
+def records_of(document: str) -> RecordNames:
+    """The names of the two records of `document` (a file name, no path)."""
+    longest = _NAME_MAX - len(ERROR_SUFFIX)
+    # A character takes four bytes at most: nearly every name is told by its length.
+    if len(document) > longest // 4 and len(raw := os.fsencode(document)) > longest:
+        digest = hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS]
+        # "ignore": the cut may fall into a multi-byte character
+        document = raw[: longest - 1 - _DIGEST_DIGITS].decode("utf-8", "ignore") + "~" + digest
+    return RecordNames(document + SIDECAR_SUFFIX, document + ERROR_SUFFIX)
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of this name may be a record."""
+    return name.endswith(SIDECAR_SUFFIX)
+
+
+def document_of(record: str) -> str | None:
+    """The document a record's name belongs to, None where it is no record's. Not for shortened names."""
+    for suffix in (ERROR_SUFFIX, SIDECAR_SUFFIX):
+        if record.endswith(suffix) and record != suffix:
+            return record[: -len(suffix)]
+    return None
+
+
+def is_shortened(document: str) -> bool:
+    """Whether `document_of` gave what may be a shortened name, from which the document's cannot be told."""
+    return _SHORTENED.search(document) is not None
+
+
+# -- files in the making -----------------------------------------------------------------------
+
+# Temporary names carry a token of this process, so that the next process can tell leftovers of a
+# killed one from files in the making. (A process id would not do: in a container it is always 1.)
+_TOKEN = secrets.token_hex(4)
+_TEMPORARY_PREFIX: Final = ".ocr-watcher-"
+_TEMPORARY = re.compile(r"\.ocr-watcher-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
+
+
+def temporary() -> str:
+    """A new name for a file in the making, in the folder where it is to be."""
+    return f"{_TEMPORARY_PREFIX}{_TOKEN}-{secrets.token_hex(4)}.tmp"
+
+
+def is_leftover(name: str) -> bool:
+    """Whether `name` is a temporary file of another process, which may have been killed."""
+    if not name.startswith(_TEMPORARY_PREFIX):  # quick, and asked of every name
+        return False
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match[1] != _TOKEN
+
+
+# -- in the state folder -----------------------------------------------------------------------
+
+JOURNAL: Final = "journal.sqlite3"
+STATUS: Final = "status.json"
+LOCK: Final = "lock"

@@ -1,0 +1,1 @@
+"""The other commands: once, doctor, status, retry."""
