@@ -18,6 +18,7 @@ import compare_corpus as corpus
 
 from ocr_watcher import config, memory
 from ocr_watcher.inputs import image
+from ocr_watcher.inputs.base import DecodeLimits
 from ocr_watcher.ocr import engine, models, result
 
 SIZES_PX = (1024, 960, 896, 832, 768, 704)

@@ -122,7 +122,8 @@ def _run(asked: argparse.Namespace) -> int:
     logging = settings.logging
     log.set_up(logging.level, logging.file, logging.max_mb, logging.backups)
     # After the log: its libraries warn while they are imported.
-    from ocr_watcher.service.daemon import Daemon, make_engine
+    from ocr_watcher.service.assembly import make_engine
+    from ocr_watcher.service.daemon import Daemon
 
     logger = log.get()
     try:
@@ -173,21 +174,24 @@ def _once(asked: argparse.Namespace) -> int:
         # On a terminal the bar shows what goes on; the details are in the file.
         stream=open(os.devnull, "w", encoding="utf-8") if on_terminal else sys.stderr,  # noqa: SIM115 - lives as long as the process
     )
-    from ocr_watcher.service import daemon, lock
+    from ocr_watcher.service import assembly, lock
     from ocr_watcher.verbs import once
 
     bar = _Bar(enabled=on_terminal)
     with contextlib.ExitStack() as held:
         if not asked.paths:
-            daemon.check_inboxes(settings)
+            assembly.check_inboxes(settings)
         if locked:
             held.enter_context(lock.hold_lock(settings))
         held.callback(bar.close)
         if asked.paths:
-            summary = once.do_files(settings, daemon.make_engine, asked.paths, bar)
+            summary = once.do_files(settings, assembly.make_engine, asked.paths, bar)
         else:
-            summary = once.drain(settings, daemon.make_engine, bar)
+            summary = once.drain(settings, assembly.make_engine, bar)
     _print_summary(summary)
+    if summary.signal:
+        print("Stopped before the end, as asked. Run it again for the rest.")
+        return 128 + summary.signal  # what a shell says of a program that a signal ended
     if summary.recycle:
         print(f"Stopped before the end: {summary.recycle}. Run it again for the rest.")
         return ExitCode.RECYCLE

@@ -102,7 +102,7 @@ class OutOfMemoryError(FileError):
 
 
 class ShortOfMemoryError(FileError):
-    """An allocation failed outside decoding and inference, where the image does not decide about it."""
+    """Memory is short just now: an idle machine or a fresh process could read the file."""
 
     code = "out_of_memory"
     transient = True
@@ -112,7 +112,7 @@ class ShortOfMemoryError(FileError):
 
 
 class MemoryBudgetError(FileError):
-    """By its header the image needs more memory than is left; nothing of it was decoded."""
+    """By its header the image needs more memory than there can ever be; nothing of it was decoded."""
 
     code = "out_of_memory"
     hint = "Raise memory.rss_limit_mb, or save the image smaller, or as baseline JPEG, which needs least."
@@ -124,6 +124,10 @@ class EngineError(FileError):
     code = "engine_error"
     retryable = True
     hint = "Run `ocr-watcher doctor`; if it is fine, this image is worth a bug report."
+
+
+class EngineLostError(EngineError):
+    """The engine does not work any more: only a fresh process helps."""
 
 
 class EngineCrashedError(FileError):
@@ -147,12 +151,24 @@ class VanishedError(FileError):
     code = "vanished"
 
 
+class ChangedError(FileError):
+    """The file is not the version that was queued. Only ever logged."""
+
+    code = "changed"
+
+
 class OutputError(FileError):
     """A record cannot be written: no space, no permission, I/O error. Never recorded, only logged."""
 
     code = "output_error"
     transient = True
     hint = "Check free space and write permission of the image's folder; the file is tried again on its own."
+
+
+class StateError(OutputError):
+    """What was kept in the state folder cannot be read back. Never recorded, only logged."""
+
+    hint = "Check the disk that holds state_dir; the file is read again from its first page."
 
 
 class OutputExistsError(FileError):

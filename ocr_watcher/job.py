@@ -33,7 +33,8 @@ class Job:
 
     `root` is the inbox (or, for a file named on the command line, its folder), `parts` the folders below it,
     `name` the file; `stamp` the version that had settled, and `settled` as in `inbox.ready.Ready`;
-    `queued_at` monotonic seconds of this process.
+    `queued_at` monotonic seconds of this process; `redelivered` says that it was queued before and came back
+    without an end.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Job:
     stamp: Stamp
     settled: bool
     queued_at: float
+    redelivered: bool = False
 
     @property
     def path(self) -> str:

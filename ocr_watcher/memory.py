@@ -1,6 +1,6 @@
 """What the process uses of the machine's memory, giving it back after a job, and when it is too much.
 
-Every figure is in MiB. Imports `errors` only; knows nothing of images or engines.
+Every figure is in MiB. Knows nothing of images or engines.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import resource
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import psutil
 from ocr_watcher.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
@@ -120,14 +121,42 @@ class Memory:
 
 
 def available_mb(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """What this process can still get: the machine's available memory, or what its cgroup leaves of it."""
+    """What this process can still get: the machine's available memory, or what its cgroup leaves of it.
+
+    Pages of files that are cached count as free, as they do in the machine's own figure: the kernel takes
+    them back when memory is wanted. In a container that has read a few hundred scans, they fill the limit.
+    """
     machine = psutil.virtual_memory().available / _MIB
-    return round(min([machine, *_cgroup_room_mb(cgroup)]), 1)
+    return round(min([machine, *(limit.available_mb for limit in _cgroup_limits(cgroup))]), 1)
 
 
-def _cgroup_room_mb(root: Path, own: Path = Path("/proc/self/cgroup")) -> list[float]:
-    """Limit minus use of this process's cgroup and those above it, v1 and v2, where they have a limit."""
-    room = []
+def total_mb(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """The most that all processes here can have: the machine's memory, or the limit of this cgroup."""
+    machine = psutil.virtual_memory().total / _MIB
+    return round(min([machine, *(limit.total_mb for limit in _cgroup_limits(cgroup))]), 1)
+
+
+@dataclass(frozen=True)
+class _CgroupLimit:
+    """A limit that binds this process, and what is left of it (MiB)."""
+
+    total_mb: float
+    available_mb: float
+
+
+# File of the limit, file of the use, and what of the use the kernel gives back when memory is wanted, by the
+# keys of memory.stat: version 2, then version 1. (tmpfs and shared memory are not in these figures.)
+_CGROUP_2 = ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
+_CGROUP_1 = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+
+
+def _cgroup_limits(root: Path, own: Path = Path("/proc/self/cgroup")) -> list[_CgroupLimit]:
+    """The memory limits of this process's cgroup and of those above it, v1 and v2."""
+    limits = []
     try:
         rows = own.read_text("utf-8").splitlines()
     except OSError:
@@ -137,18 +166,21 @@ def _cgroup_room_mb(root: Path, own: Path = Path("/proc/self/cgroup")) -> list[f
         if controllers and "memory" not in controllers.split(","):
             continue
         base = root / "memory" if controllers else root
-        limit, use = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            if controllers
-            else ("memory.max", "memory.current")
-        )
+        files = _CGROUP_1 if controllers else _CGROUP_2
         relative = Path(path.lstrip("/"))
         for folder in (base / part for part in (relative, *relative.parents)):
-            try:
-                room.append((int((folder / limit).read_text()) - int((folder / use).read_text())) / _MIB)
-            except (OSError, ValueError):  # not there, or "max"
-                continue
-    return [max(0.0, value) for value in room]
+            with suppress(OSError, ValueError):  # not there, or "max"
+                limits.append(_cgroup_limit(folder, *files))
+    return limits
+
+
+def _cgroup_limit(folder: Path, limit: str, use: str, reclaimable: tuple[str, ...]) -> _CgroupLimit:
+    total, used = (int((folder / name).read_text("ascii")) for name in (limit, use))
+    given_back = 0
+    with suppress(OSError, ValueError):
+        rows = (row.split() for row in (folder / "memory.stat").read_text("ascii").splitlines())
+        given_back = sum(int(value) for key, value in rows if key in reclaimable)
+    return _CgroupLimit(total / _MIB, max(0, total - used + given_back) / _MIB)
 
 
 # -- limits ------------------------------------------------------------------------------------
@@ -162,7 +194,7 @@ _REARM_SHARE = 0.95
 
 
 @dataclass(frozen=True)
-class Limits:
+class MemoryLimits:
     """`memory.*` of the configuration; MiB and a number of files (0: no bound)."""
 
     soft_mb: float
@@ -172,10 +204,16 @@ class Limits:
 
 
 class Guard:
-    """Decides after every job whether the process goes on."""
+    """Decides after every page and every job whether the process goes on."""
 
-    def __init__(self, limits: Limits, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        limits: MemoryLimits,
+        log: FilteringBoundLogger,
+        total_mb: Callable[[], float] = total_mb,
+    ) -> None:
         self._limits = limits
+        self._total_mb = total_mb
         self._log = log
         self._warned = False
         self._jobs = 0
@@ -197,21 +235,29 @@ class Guard:
                 "or use a smaller ocr.model.",
             )
 
-    def room_mb(self, figures: Figures) -> float:
+    def headroom_mb(self, figures: Figures) -> float:
         """What a job may take now without crossing a limit of ours or what the machine can give (MiB)."""
-        room = [self._limits.rss_mb - figures.rss_mb, figures.available_mb]
+        left = [self._limits.rss_mb - figures.rss_mb, figures.available_mb]
         if self._limits.hard_mb is not None:
             # What was reserved since the start and is not resident is free memory of the allocator,
             # most of which the next job uses again: only resident growth counts.
             grown_mb = self.recycle_gains_mb(figures.rss_mb)
-            room.append(self._limits.hard_mb - self._start_data_mb - grown_mb)
-        return max(0.0, min(room))
+            left.append(self._limits.hard_mb - self._start_data_mb - grown_mb)
+        return max(0.0, min(left))
 
-    def room_in_one_mb(self, figures: Figures, data_mb: float) -> float:
+    def headroom_in_one_mb(self, figures: Figures, data_mb: float) -> float:
         """The same for one large allocation, which cannot be pieced together from what was freed."""
         if self._limits.hard_mb is None:
-            return self.room_mb(figures)
-        return max(0.0, min(self.room_mb(figures), self._limits.hard_mb - data_mb))
+            return self.headroom_mb(figures)
+        return max(0.0, min(self.headroom_mb(figures), self._limits.hard_mb - data_mb))
+
+    def headroom_ever_mb(self) -> float:
+        """What a job could take in a fresh process, with nothing else running on the machine (MiB)."""
+        start_mb = self._start_rss_mb if math.isfinite(self._start_rss_mb) else 0.0
+        most = [self._limits.rss_mb - start_mb, self._total_mb() - start_mb]
+        if self._limits.hard_mb is not None:
+            most.append(self._limits.hard_mb - self._start_data_mb)
+        return max(0.0, min(most))
 
     def recycle_gains_mb(self, rss_mb: float) -> float:
         """How much more a job could take in a fresh process (MiB)."""
@@ -220,14 +266,19 @@ class Guard:
     def after_job(self, rss_mb: float) -> str:
         """The reason to recycle now, in words; empty where the process goes on. Call it once a job."""
         self._jobs += 1
+        reason = self.after_page(rss_mb)
+        if not reason and self._limits.max_jobs and self._jobs >= self._limits.max_jobs:
+            return f"{self._jobs} files done: memory.max_jobs"
+        return reason
+
+    def after_page(self, rss_mb: float) -> str:
+        """The same between two pages of a document; looks at memory only."""
         limits = self._limits
         if rss_mb >= limits.rss_mb:
             self._log.warning(
                 "memory.limit_reached", rss_mb=rss_mb, rss_limit_mb=limits.rss_mb, jobs=self._jobs
             )
             return f"RSS {rss_mb:.0f} MiB reached memory.rss_limit_mb {limits.rss_mb:g}"
-        if limits.max_jobs and self._jobs >= limits.max_jobs:
-            return f"{self._jobs} files done: memory.max_jobs"
         if rss_mb >= limits.soft_mb and not self._warned:
             self._warned = True
             self._log.warning(

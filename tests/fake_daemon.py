@@ -1,13 +1,13 @@
 """The real program on the fake engine: `python -m tests.fake_daemon run -c config.yaml`.
 
 What the engine does comes from the environment: `FAKE_READ_S` is how long it takes over an image;
-a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT`, `FAKE_RAISE` or `FAKE_THREAD_EXIT` makes it
+a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT`, `FAKE_RAISE` or `FAKE_SYSTEM_EXIT` makes it
 misbehave over images of that width (px); `FAKE_LEAK_MB` is lost at every image. A file `reading` in
 the working folder says that an image is in hand.
 
 Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the handler fails over;
-`FAKE_DIES` is the thread of the observer (`dispatcher`, `reader`, `emitter`) that ends at the next
-event once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
+`FAKE_DIES` is the thread (`dispatcher`, `reader`, `emitter`, `consumer`) that ends at the next event or job
+once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
 at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again.
 """
 
@@ -27,8 +27,9 @@ from watchdog.observers.inotify_c import InotifyFD
 
 from ocr_watcher import cli
 from ocr_watcher.inbox import intake, watch
+from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
-from ocr_watcher.service import daemon
+from ocr_watcher.service import assembly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +42,12 @@ if TYPE_CHECKING:
 
 
 _lost: list[bytearray] = []
-# What the observer's threads do for every event.
+# What the threads do for every event, and for every job.
 _STEPS = {
     "dispatcher": (BaseObserver, "dispatch_events"),
     "reader": (InotifyFD, "handle_event"),
     "emitter": (InotifyEmitter, "queue_events"),
+    "consumer": (Worker, "step"),
 }
 
 
@@ -64,7 +66,7 @@ class _Scripted(FakeEngine):
             os._exit(3)
         if width == os.environ.get("FAKE_RAISE"):
             raise RuntimeError("scripted")
-        if width == os.environ.get("FAKE_THREAD_EXIT"):
+        if width == os.environ.get("FAKE_SYSTEM_EXIT"):
             raise SystemExit("scripted")
         return super().read(bgr)
 
@@ -95,7 +97,7 @@ def _die(*_: object) -> None:
 
 
 def _set_up() -> None:
-    daemon.make_engine = _make
+    assembly.make_engine = _make
     if "FAKE_HANDLER_RAISES" in os.environ:
         _before(watch._Handler, "_translate", _raise_over)
     if dies := os.environ.get("FAKE_DIES"):

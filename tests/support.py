@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,22 @@ import jsonschema
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
-from ocr_watcher import config, names
+from ocr_watcher import config, memory, names
 from ocr_watcher.config import DEFAULT_EXTENSIONS, DEFAULT_IGNORE
+from ocr_watcher.document import EngineFacts
 from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.jobs.attempt import Tools
+from ocr_watcher.jobs.observers import LogObserver, Observers
+from ocr_watcher.jobs.reader import Reader
+from ocr_watcher.jobs.supervision import Supervision
 from ocr_watcher.outputs import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from ocr_watcher.jobs.journal import Journal
+    from ocr_watcher.ocr.engine import Engine
 
 RULES = Rules.of(DEFAULT_EXTENSIONS, DEFAULT_IGNORE, 1.0)
 _VALIDATOR = jsonschema.Draft202012Validator(
@@ -106,6 +115,32 @@ def write_config(folder: Path, **sections: Any) -> Path:
 
 def settings(folder: Path, **sections: Any) -> config.Settings:
     return config.load(write_config(folder, **sections))
+
+
+def tools(
+    engine: Engine, journal: Journal, log: Log, clock: Callable[[], float] = time.monotonic, **changes: Any
+) -> Tools:
+    """What a worker works with, on small limits; `changes` replace what they name."""
+    probe = changes.pop("memory", None) or memory.Memory()
+    min_score = changes.pop("min_score", 0.0)
+    queue_depth = changes.pop("queue_depth", int)
+    supervision = Supervision(clock)
+    made = Tools(
+        reader=Reader(engine, min_score=min_score, give_back=probe.give_back, clock=clock),
+        limits=DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
+        page_mb=engine.page_mb,
+        engine=EngineFacts(engine.name, engine.provider, engine.model, engine.version, "0"),
+        settings_key="settings",
+        max_attempts=3,
+        journal=journal,
+        memory=probe,
+        guard=memory.Guard(memory.MemoryLimits(10_000, 10_000), log),  # type: ignore[arg-type] # collects
+        supervision=supervision,
+        observer=Observers([supervision, LogObserver(log, queue_depth)]),  # type: ignore[arg-type]
+        others_wait=lambda: False,
+        clock=clock,
+    )
+    return replace(made, **changes)
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0) -> None:

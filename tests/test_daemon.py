@@ -331,25 +331,34 @@ def test_a_dead_emitter_is_replaced_and_what_it_missed_is_found(home: Path) -> N
         print(f"{len(running.events('watch.started')) - 1} emitters died: 11 files done")
 
 
-def test_a_dead_consumer_ends_the_process_and_in_the_end_the_file(home: Path) -> None:
+def test_a_dead_consumer_ends_the_process_and_the_next_one_goes_on(home: Path) -> None:
     inbox = home / "inbox"
+    (home / "die").touch()
     for number in range(10):
         dot(inbox / f"{number}.png")
-    dot(inbox / "bad.png", (77, 10))
-    for _ in range(3):
-        with daemon(home, {"FAKE_THREAD_EXIT": "77"}) as running:
-            assert running.wait() == 1
-            (died,) = running.events("daemon.thread_died")
-            assert (died["thread"], died["level"]) == ("consumer", "error")
-            assert "SystemExit: scripted" in running.text
-            assert running.events("daemon.exiting")[0]["exit_code"] == 1
-    with daemon(home, {"FAKE_THREAD_EXIT": "77"}) as running:
-        until(lambda: len(list(inbox.glob("*.json"))) == 11)
+    with daemon(home, {"FAKE_DIES": "consumer"}) as running:
+        assert running.wait() == 1
+        (died,) = running.events("daemon.thread_died")
+        assert (died["thread"], died["level"]) == ("consumer", "error")
+        assert "SystemExit" in died["exception"]
+        assert running.events("daemon.exiting")[0]["exit_code"] == 1
+    with daemon(home) as running:
+        running.wait_for("ocr.done", 10)
         assert running.stop() == 0
     assert {sidecar_of(inbox / f"{number}.png")["status"] for number in range(10)} == {"ok"}
+
+
+def test_an_exit_called_for_by_a_library_ends_the_file_and_not_the_process(home: Path) -> None:
+    """`sys.exit` in a thread ends the thread without a word; in `once` it would end the program."""
+    inbox = home / "inbox"
+    dot(inbox / "bad.png", (77, 10))
+    with daemon(home, {"FAKE_SYSTEM_EXIT": "77", "FAKE_PAUSE_S": "0.01"}) as running:
+        running.wait_for("file.quarantined")
+        dot(inbox / "good.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
     error = error_of(inbox / "bad.png")["error"]
-    assert (error["code"], error["attempts"]) == ("engine_crashed", 3)
-    print("3 consumers died, exit code 1 each: 10 sidecars, 1 error record")
+    assert (error["code"], error["attempts"]) == ("engine_error", 3)
 
 
 def test_a_leak_recycles_the_process_between_files_and_nothing_is_lost_or_doubled(home: Path) -> None:

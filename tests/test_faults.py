@@ -17,14 +17,13 @@ from PIL import Image
 from ocr_watcher import memory, names
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import Intake
-from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Stamp
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
-from ocr_watcher.service.daemon import Scan
 from tests.faults import ERRORS, Faults
-from tests.support import RULES, Clock, Log, dot, error_of, record, settings, sidecar_of
+from tests.support import RULES, Clock, Log, dot, error_of, record, settings, sidecar_of, tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,21 +67,10 @@ class House:
     def open(self) -> None:
         self.jobs: queue.Queue[Job] = queue.Queue(4)
         self.journal = Journal(self.settings.state_dir / "journal.sqlite3", self.log)  # type: ignore[arg-type] # collects
-        limits = memory.Limits(100_000, 100_000)
         probe = memory.Memory()
         # Collecting garbage is not the subject, and takes most of the time in a process full of tests.
         probe.give_back = lambda: None  # type: ignore[method-assign]
-        self.worker = Worker(
-            FakeEngine(),
-            DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
-            min_score=0.0,
-            max_attempts=3,
-            journal=self.journal,
-            memory=probe,
-            guard=memory.Guard(limits, self.log),  # type: ignore[arg-type]
-            log=self.log,  # type: ignore[arg-type]
-            clock=self.clock,
-        )
+        self.worker = Worker(tools(FakeEngine(), self.journal, self.log, self.clock, memory=probe))
         self.intake = Intake(
             self.settings.watch.inbox,
             RULES,
@@ -99,21 +87,24 @@ class House:
             return False
         return True
 
+    def scan(self) -> Scan:
+        return Scan(self.settings.watch.inbox, RULES, self.intake, recursive=True, log=self.log)  # type: ignore[arg-type]
+
     def turn(self) -> None:
         """What the daemon's threads do between two rescans, one after the other."""
         try:
-            Scan(self.settings, RULES, self.intake).advance(float("inf"))
+            self.scan().advance(float("inf"))
             self.clock.pass_(400)  # longer than any pause
             self.intake.step()
         except MemoryError:
-            self.intake.start_over()  # as the daemon does
+            self.intake.start_over(())  # as the daemon does
         while not self.jobs.empty():
             job = self.jobs.get_nowait()
             outcome = self.worker.step(job)
             try:
                 self.intake.completed(job, outcome)
             except MemoryError:
-                self.intake.start_over()
+                self.intake.start_over(())
 
     def check_what_is_there(self) -> None:
         """Whatever record has a final name is whole and valid."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ocr_watcher.service.health import Counters, Notifier
+from ocr_watcher.service.health import Notifier
 from tests.support import Clock
 
 
@@ -45,7 +45,3 @@ def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
 def test_a_watchdog_meant_for_another_process_is_not_fed() -> None:
     environ = {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
     assert Notifier(environ, Clock())._interval_s() == 0.0
-
-
-def test_jobs_are_files_that_ended_with_a_record() -> None:
-    assert Counters(done=3, failed=2).jobs == 5

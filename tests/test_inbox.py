@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from ocr_watcher import names
 from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.ready import CLOSED_SETTLE_S
 from ocr_watcher.inbox.records import RecordState
-from ocr_watcher.inbox.watch import Found
+from ocr_watcher.inbox.scan import Found
 from ocr_watcher.job import Job, Outcome, Stamp
 from tests.support import RULES, Clock, Log
 
@@ -82,7 +82,7 @@ class World:
                 unchanged += 1
             else:
                 current += self.intake.found(Found(path, status, records=path in self.records))
-        self.intake.forget_gone(unchanged)
+        list(self.intake.forget_gone(unchanged))
         return unchanged + current
 
     def pass_(self, seconds: float) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ocr_watcher import memory
 from ocr_watcher.inputs.base import DecodeLimits
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import PaddleOcrEngine
-from tests.support import Log, sidecar_of
+from tests.support import Log, sidecar_of, tools
 
 SIZE = (4000, 2800)
 WORDS = {"INVOICE": (300, 300), "TOTAL": (2600, 700), "31415": (900, 2300)}
@@ -48,16 +47,8 @@ def test_words_are_found_where_they_are(tmp_path: Path, engine: PaddleOcrEngine,
     (page.transpose(turn) if turn is not None else page).save(path, exif=exif)
 
     journal = Journal(tmp_path / "journal", Log())  # type: ignore[arg-type] # a log that collects
-    worker = Worker(
-        engine,
-        DecodeLimits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024),
-        min_score=0.0,
-        max_attempts=1,
-        journal=journal,
-        memory=memory.Memory(),
-        guard=memory.Guard(memory.Limits(10_000, 10_000), Log()),  # type: ignore[arg-type]
-        log=Log(),  # type: ignore[arg-type]
-    )
+    limits = DecodeLimits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024)
+    worker = Worker(tools(engine, journal, Log(), limits=limits, max_attempts=1))
     job = Job(tmp_path, (), path.name, Stamp.of(path.stat()), settled=True, queued_at=0.0)
     assert worker.step(job) is Outcome.DONE
     journal.close()

@@ -13,13 +13,13 @@ import pytest
 
 from ocr_watcher import memory
 from ocr_watcher.errors import ConfigError
-from ocr_watcher.memory import Guard, Limits, Memory
+from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from tests.support import Log
 
 
 def guard(soft: float = 100, rss: float = 200, max_jobs: int = 0) -> tuple[Guard, Log]:
     log = Log()
-    return Guard(Limits(soft, rss, max_jobs), log), log  # type: ignore[arg-type] # a log that collects
+    return Guard(MemoryLimits(soft, rss, max_jobs), log), log  # type: ignore[arg-type] # a log that collects
 
 
 def test_the_figures_are_those_of_the_system() -> None:
@@ -43,24 +43,34 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     assert before - probe.rss_mb() > 30
 
 
-def test_a_cgroup_limit_counts(tmp_path: Path) -> None:
+def test_a_cgroup_limit_counts_and_cached_files_count_as_free(tmp_path: Path) -> None:
+    def left(root: Path) -> list[tuple[float, float]]:
+        return [(limit.total_mb, limit.available_mb) for limit in memory._cgroup_limits(root, own)]
+
     own = tmp_path / "cgroup"
     v2 = tmp_path / "v2" / "a" / "b"
     v2.mkdir(parents=True)
     own.write_text("0::/a/b\n")
     (v2 / "memory.max").write_text("max\n")
     (v2 / "memory.current").write_text("1048576\n")
-    assert memory._cgroup_room_mb(tmp_path / "v2", own) == []
+    assert left(tmp_path / "v2") == []
     (v2.parent / "memory.max").write_text(f"{100 << 20}\n")
-    (v2.parent / "memory.current").write_text(f"{30 << 20}\n")
-    assert memory._cgroup_room_mb(tmp_path / "v2", own) == [70.0]
+    (v2.parent / "memory.current").write_text(f"{95 << 20}\n")
+    assert left(tmp_path / "v2") == [(100.0, 5.0)]
+    # 60 MiB of what is used is the page cache, which a scan read a minute ago may still be in.
+    stat = f"anon {20 << 20}\nfile {70 << 20}\nshmem {10 << 20}\n"
+    stat += f"inactive_file {40 << 20}\nactive_file {15 << 20}\nslab_reclaimable {5 << 20}\n"
+    (v2.parent / "memory.stat").write_text(stat)
+    assert left(tmp_path / "v2") == [(100.0, 65.0)]
     v1 = tmp_path / "v1" / "memory" / "c"
     v1.mkdir(parents=True)
     own.write_text("5:cpu:/x\n4:memory:/c\n")
     (v1 / "memory.limit_in_bytes").write_text(f"{50 << 20}")
     (v1 / "memory.usage_in_bytes").write_text(f"{60 << 20}")
-    assert memory._cgroup_room_mb(tmp_path / "v1", own) == [0.0]
-    assert memory._cgroup_room_mb(tmp_path, tmp_path / "none") == []
+    assert left(tmp_path / "v1") == [(50.0, 0.0)]
+    (v1 / "memory.stat").write_text(f"cache 1\ntotal_inactive_file {30 << 20}\ntotal_active_file {1 << 20}\n")
+    assert left(tmp_path / "v1") == [(50.0, 21.0)]
+    assert memory._cgroup_limits(tmp_path, tmp_path / "none") == []
 
 
 def test_the_environment_is_set_where_nobody_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +150,12 @@ def test_the_rss_limit_means_recycle_with_the_figures() -> None:
 
 
 def test_the_room_is_what_every_limit_leaves() -> None:
-    checked = Guard(Limits(100, 300, 0, 500), Log())  # type: ignore[arg-type]
+    checked = Guard(MemoryLimits(100, 300, 0, 500), Log())  # type: ignore[arg-type]
     checked.start(rss_mb=150, data_mb=400)
     for rss_mb, available_mb, room_mb in ((200, 1000, 50), (150, 1000, 100), (150, 20, 20), (400, 1000, 0)):
-        assert checked.room_mb(memory.Figures(rss_mb, rss_mb, available_mb)) == room_mb
-    assert checked.room_in_one_mb(memory.Figures(150, 150, 1000), data_mb=450) == 50
-    assert checked.room_in_one_mb(memory.Figures(150, 150, 1000), data_mb=600) == 0
+        assert checked.headroom_mb(memory.Figures(rss_mb, rss_mb, available_mb)) == room_mb
+    assert checked.headroom_in_one_mb(memory.Figures(150, 150, 1000), data_mb=450) == 50
+    assert checked.headroom_in_one_mb(memory.Figures(150, 150, 1000), data_mb=600) == 0
     assert checked.recycle_gains_mb(200) == 50
     assert checked.recycle_gains_mb(100) == 0
 

@@ -14,15 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ocr_watcher import memory, names
-from ocr_watcher.inbox import watch
-from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher import memory
+from ocr_watcher.inbox.files import remove_leftover
+from ocr_watcher.inbox.scan import Leftover, walk
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
-from ocr_watcher.outputs import commit
-from tests.support import RULES, Log, sidecar_of
+from tests.support import RULES, Log, sidecar_of, tools
 from tests.swapper import swapping
 
 INSIDE, SECRET = (16, 12), (12, 16)
@@ -81,30 +80,19 @@ def test_a_link_is_swapped_in_at_1000_moments(
     monkeypatch.setattr(probe, "give_back", lambda: None)
     log, engine = Log(), FakeEngine()
     journal = Journal(tmp_path / "journal", log)  # type: ignore[arg-type] # a log that collects
-    worker = Worker(
-        engine,
-        DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=100),
-        min_score=0.0,
-        max_attempts=3,
-        journal=journal,
-        memory=probe,
-        guard=memory.Guard(memory.Limits(10_000, 10_000), log),  # type: ignore[arg-type]
-        log=log,  # type: ignore[arg-type]
-    )
+    worker = Worker(tools(engine, journal, log, memory=probe))
     outcomes: Counter[Outcome] = Counter()
     met: Counter[str] = Counter()
     with swapping(*swapped, pause_s):
         for _ in range(TIMES):
-            for item in watch.scan(
+            for item in walk(
                 str(inbox),
                 RULES,
                 recursive=True,
-                is_leftover=names.is_leftover,
-                record_names=names.records_of,
                 trouble=lambda _where, error: met.update([type(error).__name__]),
             ):
-                if isinstance(item, watch.Leftover):
-                    commit.remove_leftover(item.folder, os.path.basename(item.path))
+                if isinstance(item, Leftover):
+                    remove_leftover(item.folder, os.path.basename(item.path))
                     met["leftover"] += 1
                 elif item is not None:
                     met[os.path.relpath(item.path, inbox)] += 1

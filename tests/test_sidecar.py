@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocr_watcher.document import Line, Source
+from ocr_watcher import names
+from ocr_watcher.document import Document, EngineFacts, Line, MemoryUse, Page, Source, Timing, Word
 from ocr_watcher.errors import AccessError, OutputError, OutputExistsError, TruncatedError
-from ocr_watcher.inbox.files import open_folder
+from ocr_watcher.inbox.files import open_folder, remove_leftover
 from ocr_watcher.inbox.records import RecordState, lookup
-from ocr_watcher.inputs.image import Page
 from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
-from ocr_watcher.outputs.sidecar import names
 from tests.support import error_of, sidecar_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 STAMP = Stamp(5, 1_763_850_000_000_000_000)
-FACTS: dict[str, Any] = {
-    "engine": {"name": "fake", "model": "fake", "paddleocr": "0", "ocr_watcher": "0"},
-    "timing_ms": {"queued": 0, "load": 0, "ocr": 0, "total": 0},
-    "memory_mb": {"rss_before": 1.0, "rss_after": 1.0, "rss_peak": 1.0},
-}
+LINE = Line("tëxt", 0.98765, ((2, 4), (20, 4), (20, 16), (2, 16)))
+PAGE = Page(0, 200, 100, 0.5, (LINE,))
+
+
+def document(source: Source, pages: Sequence[Page] = (PAGE,), **fields: Any) -> Document:
+    facts = EngineFacts("fake", "fake", "fake", "0", "0")
+    return Document(source, pages, facts, Timing(0, 0, 0, 0), MemoryUse(1.0, 1.0, 1.0), **fields)
 
 
 @pytest.fixture
@@ -47,34 +49,29 @@ def image(folder: Path, name: str = "scan.png") -> Path:
     return path
 
 
-def a_page() -> dict[str, Any]:
-    page = Page(index=0, bgr=np.zeros((50, 100, 3), np.uint8), width_px=200, height_px=100)
-    return sidecar.page_json(page, [Line("tëxt", 0.98765, ((1, 2), (10, 2), (10, 8), (1, 8)))])
-
-
-def write_ok(folder: int, path: Path) -> None:
-    source = Source(path.name, STAMP, "0" * 64)
-    sidecar.write_ok(folder, source, path.stat(), [a_page()], FACTS)
+def write_ok(folder: int, path: Path, pages: Sequence[Page] = (PAGE,)) -> None:
+    pieces = sidecar.document_json(document(Source(path.name, STAMP, "0" * 64), pages))
+    commit.commit(folder, path.name, path.stat(), pieces)
 
 
 def write_error(folder: int, path: Path, *, will_retry: bool = False) -> None:
     error = AccessError("no") if will_retry else TruncatedError("short")
-    source = Source(path.name, STAMP, None)
-    sidecar.write_error(folder, source, path.stat(), error, attempts=1, will_retry=will_retry)
+    record = sidecar.error_json(Source(path.name, STAMP, None), error, attempts=1, will_retry=will_retry)
+    commit.commit_error(folder, path.name, path.stat(), record)
 
 
 def test_a_sidecar_holds_what_was_read_in_source_pixels(tmp_path: Path, folder: int) -> None:
     path = image(tmp_path)
     write_ok(folder, path)
-    document = sidecar_of(path)
-    assert document["source"] == {
+    written = sidecar_of(path)
+    assert written["source"] == {
         "name": "scan.png",
         "size_bytes": 5,
         "mtime_ns": STAMP.mtime_ns,
         "sha256": "0" * 64,
     }
-    assert document["text"] == "tëxt"
-    (page,) = document["pages"]
+    assert written["text"] == "tëxt"
+    (page,) = written["pages"]
     assert (page["width_px"], page["height_px"], page["scale"]) == (200, 100, 0.5)
     assert page["lines"] == [
         {
@@ -86,10 +83,29 @@ def test_a_sidecar_holds_what_was_read_in_source_pixels(tmp_path: Path, folder: 
     ]
 
 
+def test_what_is_written_in_pieces_is_what_json_would_write(tmp_path: Path, folder: int) -> None:
+    """One that reads the whole file must not see that it was written page by page."""
+    words = (Word("tëxt", 0.5, ((2, 4), (20, 4), (20, 16), (2, 16))),)
+    odd = replace(LINE, text='quote " back \\ tab\t\u2028 emoji \U0001f600', words=words)
+    pages = [PAGE, Page(1, 10, 10, 1.0, ()), Page(2, 10, 10, 1.0, (odd, LINE))]
+    source = Source("scan.png", STAMP, "0" * 64)
+    written = b"".join(sidecar.document_json(document(source, pages, warnings=("page_limited",))))
+    read = json.loads(written)
+    assert json.dumps(read, ensure_ascii=False).encode() + b"\n" == written
+    assert read["text"] == "\n".join(page["text"] for page in read["pages"])
+    assert read["warnings"] == ["page_limited"]
+    assert [sidecar.page_of(page) for page in read["pages"]][:2] == [
+        replace(PAGE, lines=(replace(LINE, score=0.9877),)),
+        pages[1],
+    ]
+    path = image(tmp_path)
+    write_ok(folder, path, [PAGE] * 2000)  # larger than a block
+    assert len(sidecar_of(path)["pages"]) == 2000
+
+
 def test_an_image_without_text_has_a_sidecar_without_lines(tmp_path: Path, folder: int) -> None:
     path = image(tmp_path)
-    empty = sidecar.page_json(Page(0, np.zeros((5, 5, 3), np.uint8), 5, 5), [])
-    sidecar.write_ok(folder, Source(path.name, STAMP, "0" * 64), path.stat(), [empty], FACTS)
+    write_ok(folder, path, [Page(0, 5, 5, 1.0, ())])
     assert sidecar_of(path)["text"] == ""
 
 
@@ -186,14 +202,48 @@ def test_leftovers_are_known_and_own_files_are_not(tmp_path: Path, folder: int) 
     assert not names.is_leftover(".ocr-watcher-notes.tmp")
     left = tmp_path / ".ocr-watcher-00000000-00000000.tmp"
     left.touch()
-    assert commit.remove_leftover(folder, left.name)
+    assert remove_leftover(folder, left.name)
     assert not left.exists()
-    assert commit.remove_leftover(folder, left.name)
+    assert remove_leftover(folder, left.name)
+
+
+def test_what_another_process_is_writing_is_not_taken_for_a_leftover(tmp_path: Path, folder: int) -> None:
+    """As `once` does beside a daemon."""
+    left = tmp_path / ".ocr-watcher-00000000-00000000.tmp"
+    with left.open("wb") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        assert remove_leftover(folder, left.name) is None
+        assert left.exists()
+    assert remove_leftover(folder, left.name)
+    locked = []
+    path = image(tmp_path)
+
+    def pieces() -> Iterator[bytes]:
+        (name,) = [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+        locked.append(remove_leftover(folder, name))
+        yield from sidecar.document_json(document(Source(path.name, STAMP, None)))
+
+    commit.commit(folder, path.name, path.stat(), pieces())
+    assert locked == [None]
+    assert sidecar_of(path)["status"] == "ok"
+
+
+def test_a_record_of_another_long_name_is_not_taken_for_ones_own(tmp_path: Path, folder: int) -> None:
+    """Where two names are shortened to the same record, as can be arranged."""
+    one, other = (image(tmp_path, "x" * 240 + end + ".png") for end in ("aaaaaaa", "bbbbbbb"))
+    write_ok(folder, one)
+    assert lookup(str(one), STAMP) is RecordState.DONE
+    (tmp_path / names.records_of(one.name).sidecar).rename(tmp_path / names.records_of(other.name).sidecar)
+    assert lookup(str(other), STAMP) is RecordState.OPEN
+    short, renamed = image(tmp_path, "a.png"), image(tmp_path, "b.png")
+    write_ok(folder, short)
+    (tmp_path / "a.png.json").rename(tmp_path / "b.png.json")
+    assert lookup(str(renamed), STAMP) is RecordState.DONE
 
 
 def test_names_stand_beside_each_other() -> None:
-    assert names("scan.png") == ("scan.png.json", "scan.png.error.json")
-    assert names("scan.jpg") != names("scan.png")
+    assert names.records_of("scan.png") == ("scan.png.json", "scan.png.error.json")
+    assert names.records_of("scan.jpg") != names.records_of("scan.png")
     assert names.document_of("scan.png.json") == "scan.png"
     assert names.document_of("scan.png.error.json") == "scan.png"
     assert names.document_of("scan.png") is None
@@ -202,7 +252,7 @@ def test_names_stand_beside_each_other() -> None:
 @given(st.binary(min_size=1, max_size=255).filter(lambda b: b"\0" not in b and b"/" not in b))
 def test_every_name_that_a_file_can_have_has_records(raw: bytes) -> None:
     name = os.fsdecode(raw)
-    own = names(name)
+    own = names.records_of(name)
     assert len({name, *own}) == 3
     for record in own:
         assert len(os.fsencode(record)) <= 255

@@ -15,9 +15,9 @@ from watchdog.events import FileCreatedEvent
 from watchdog.observers.api import EventEmitter
 from watchdog.observers.inotify_c import InotifyFD
 
-from ocr_watcher import names
 from ocr_watcher.inbox import watch
-from ocr_watcher.inbox.watch import Event, Events, Found, Leftover, Watcher, _Handler
+from ocr_watcher.inbox.scan import Found, Leftover, walk
+from ocr_watcher.inbox.watch import Event, Events, Watcher, _Handler
 from tests.support import RULES, Log, until
 
 if TYPE_CHECKING:
@@ -76,12 +76,10 @@ def scan(
 ) -> tuple[dict[str, bool], list[str], list[str]]:
     found: dict[str, bool] = {}
     leftovers, troubles = [], []
-    for item in watch.scan(
+    for item in walk(
         str(folder),
         RULES,
         recursive=recursive,
-        is_leftover=names.is_leftover,
-        record_names=names.records_of,
         trouble=lambda where, _error: troubles.append(os.path.relpath(where, folder)),
         is_current=is_current,
     ):
@@ -132,12 +130,10 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
 def test_the_scan_pauses_in_large_folders(tmp_path: Path) -> None:
     for number in range(600):
         (tmp_path / f"{number}.json").touch()
-    steps = watch.scan(
+    steps = walk(
         str(tmp_path),
         RULES,
         recursive=True,
-        is_leftover=names.is_leftover,
-        record_names=names.records_of,
         trouble=lambda _where, _error: None,
     )
     assert list(steps) == [None, None]
@@ -293,7 +289,7 @@ def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) ->
 @pytest.fixture
 def a_thousand_levels(inbox: Path) -> Iterator[Path]:
     """Their path; removed afterwards, which pytest's own clearing up cannot: it is recursive."""
-    yield Path(*[inbox, *["d"] * 1000])
+    yield inbox.joinpath(*["d"] * 1000)
     subprocess.run(["rm", "-rf", inbox / "d"], check=True)
 
 

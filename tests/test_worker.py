@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
-from tests.support import Clock, Log, dot, error_of, sidecar_of, unprivileged
+from tests.support import Clock, Log, dot, error_of, sidecar_of, tools, unprivileged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,17 +42,23 @@ class Bench:
         self.inbox = self.folder / "inbox"
         self.inbox.mkdir()
         self.journal = Journal(self.folder / "journal.sqlite3", self.log)  # type: ignore[arg-type]
-        self.worker = Worker(
+        self.queued = 0
+        self.tools = tools(
             self.engine,
-            DecodeLimits(max_file_bytes=1 << 20, max_pixels=1_000_000, max_side_px=self.max_side_px),
-            min_score=self.min_score,
+            self.journal,
+            self.log,
+            self.clock,
+            limits=DecodeLimits(1 << 20, 1_000_000, self.max_side_px),
             max_attempts=self.max_attempts,
-            journal=self.journal,
-            memory=memory.Memory(),
-            guard=memory.Guard(memory.Limits(10_000, 10_000, self.max_jobs), self.log),  # type: ignore[arg-type]
-            log=self.log,  # type: ignore[arg-type]
-            clock=self.clock,
+            min_score=self.min_score,
+            queue_depth=lambda: self.queued,
+            guard=memory.Guard(memory.MemoryLimits(10_000, 10_000, self.max_jobs), self.log),  # type: ignore[arg-type]
         )
+        self.supervision = self.tools.supervision
+
+    @property
+    def worker(self) -> Worker:
+        return Worker(self.tools)
 
     def job(self, path: Path, *, settled: bool = True) -> Job:
         *parts, name = path.relative_to(self.inbox).parts
@@ -90,7 +96,8 @@ def test_an_image_becomes_a_sidecar_and_a_log_line(bench: Bench) -> None:
     bench.engine.on_read = slow
     job = bench.job(path)
     bench.clock.pass_(2.0)
-    assert bench.worker.step(job, queue_depth=lambda: 7) is Outcome.DONE
+    bench.queued = 7
+    assert bench.worker.step(job) is Outcome.DONE
     document = sidecar_of(path)
     assert document["text"] == "hello"
     assert document["source"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -105,7 +112,7 @@ def test_an_image_becomes_a_sidecar_and_a_log_line(bench: Bench) -> None:
     assert said["rss_mb"] > 0
     assert "rss_delta_mb" in said
     assert bench.journal.begin(str(path), job.stamp).count == 0
-    assert bench.worker.in_hand is None
+    assert bench.supervision.in_flight is None
 
 
 def test_every_page_of_a_tiff_is_read(bench: Bench) -> None:
@@ -234,7 +241,7 @@ def test_out_of_memory_is_tried_at_half_the_side_twice(bench: Bench, raised: Exc
     assert bench.engine.shapes == [(50, 100, 3), (25, 50, 3), (12, 25, 3)]
     assert sidecar_of(path)["pages"][0]["scale"] == 0.0625
     assert [e["max_side_px"] for e in bench.log.named("ocr.out_of_memory")] == [100, 50]
-    assert bench.worker.recycle == ""
+    assert bench.supervision.recycle_reason == ""
 
 
 def test_what_does_not_fit_at_a_quarter_of_the_side_fails(bench: Bench) -> None:
@@ -259,7 +266,7 @@ def test_an_engine_that_is_broken_afterwards_means_recycle(bench: Bench) -> None
     bench.engine.on_read = fail
     bench.engine.warm_up = broken  # type: ignore[method-assign]
     bench.step(dot(bench.inbox / "a.png"))
-    assert "dead" in bench.worker.recycle
+    assert "dead" in bench.supervision.recycle_reason
 
 
 def test_the_consumer_stops_between_files_when_it_is_to_recycle(tmp_path: Path) -> None:
@@ -268,10 +275,10 @@ def test_the_consumer_stops_between_files_when_it_is_to_recycle(tmp_path: Path) 
     for number in range(5):
         jobs.put(bench.job(dot(bench.inbox / f"{number}.png")))
     ended = []
-    bench.worker.run(jobs, lambda job, outcome: ended.append((job.name, outcome)), lambda: False)
+    bench.worker.run(jobs, lambda job, outcome: ended.append((job.name, outcome)))
     assert ended == [("0.png", Outcome.DONE), ("1.png", Outcome.DONE)]
     assert jobs.qsize() == 3
-    assert "memory.max_jobs" in bench.worker.recycle
+    assert "memory.max_jobs" in bench.supervision.recycle_reason
     bench.journal.close()
 
 
@@ -289,8 +296,9 @@ def hungry(tmp_path: Path, *, room_mb: float, base: float, per_megapixel: float)
     engine.need = (base, per_megapixel)
     bench = Bench(tmp_path, engine=engine, max_side_px=1000)
     rss_mb = memory.Memory().rss_mb()
-    limits = memory.Limits(rss_mb + room_mb, rss_mb + room_mb)
-    bench.worker._guard = memory.Guard(limits, bench.log)  # type: ignore[arg-type]
+    limits = memory.MemoryLimits(rss_mb + room_mb, rss_mb + room_mb)
+    guard = memory.Guard(limits, bench.log)  # type: ignore[arg-type]
+    bench.tools = replace(bench.tools, guard=guard)
     return bench
 
 
@@ -321,10 +329,10 @@ def test_an_image_that_cannot_be_decoded_within_the_limit_is_refused_with_the_ar
 
 def test_a_process_that_has_grown_recycles_instead_of_reading_smaller(tmp_path: Path) -> None:
     bench = hungry(tmp_path, room_mb=50, base=100, per_megapixel=1)
-    bench.worker._guard._start_rss_mb = memory.Memory().rss_mb() - 200
+    bench.tools.guard._start_rss_mb = memory.Memory().rss_mb() - 200
     path = dot(bench.inbox / "a.png")
     assert bench.step(path) is Outcome.BROKEN_OFF
-    assert "leaves too little" in bench.worker.recycle
+    assert "leaves too little" in bench.supervision.recycle_reason
     assert bench.names == ["a.png"]
     assert bench.journal.begin(str(path), Stamp.of(path.stat())).count == 0
     bench.journal.close()
@@ -373,12 +381,12 @@ def test_a_file_that_changed_since_it_was_queued_is_not_read(bench: Bench) -> No
 def test_a_file_replaced_during_ocr_discards_the_result(bench: Bench) -> None:
     path = dot(bench.inbox / "a.png")
 
-    def replace(_bgr: Any) -> object:
+    def swap(_bgr: Any) -> object:
         path.unlink()
         dot(path, (10, 10))
         return None
 
-    bench.engine.on_read = replace
+    bench.engine.on_read = swap
     assert bench.step(path) is Outcome.RESETTLE
     assert bench.names == ["a.png"]
 
@@ -451,7 +459,7 @@ def test_what_is_in_hand_can_be_seen_from_outside(bench: Bench) -> None:
     seen = []
 
     def look(_bgr: Any) -> object:
-        seen.append(bench.worker.in_hand)
+        seen.append(bench.supervision.in_flight)
         return None
 
     bench.engine.on_read = look

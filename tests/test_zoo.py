@@ -520,7 +520,7 @@ def ending_of(path: Path) -> str:
     own = names.records_of(path.name)
     records = [name for name in own if path.with_name(name).exists()]
     assert len(records) == 1, (path.name, records)
-    if records[0] == names.sidecar:
+    if records[0] == own.sidecar:
         assert sidecar_of(path)["status"] == "ok"
         return "ok"
     document = error_of(path)

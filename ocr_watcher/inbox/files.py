@@ -4,12 +4,13 @@ Every step from the inbox down is opened relative to the folder before it, with 
 link that is swapped in at any moment is refused by the kernel instead of being checked and then
 raced. The open folder is also where the sidecar is written: it lands beside the image that was
 read, whatever has happened to the path since. The inbox itself may be a link: that is the
-administrator's word, not an inbox user's. Imports `errors` and the standard library only.
+administrator's word, not an inbox user's.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from contextlib import contextmanager
@@ -96,3 +97,34 @@ def stat_file(folder: int, name: str) -> os.stat_result | None:
         return None
     except OSError as error:
         raise AccessError(f"cannot read {name}: {error.strerror}") from error
+
+
+def remove_leftover(folder: int, name: str) -> bool | None:
+    """Remove the temporary file of a process that was killed.
+
+    Returns False where it cannot be removed, None where it is still being written: its writer holds a lock on
+    it (`outputs.commit`), as `once` does beside a daemon.
+    """
+    if _is_locked(folder, name):
+        return None
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return True
+
+
+def _is_locked(folder: int, name: str) -> bool:
+    try:
+        fd = os.open(name, _FILE, dir_fd=folder)
+    except OSError:  # gone, or a link: nobody of ours writes it
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # some network file systems lock nothing
+        return False
+    finally:
+        os.close(fd)
+    return False

@@ -2,7 +2,7 @@
 
 The disk is the queue; this is a bounded window onto it. What has no room is not remembered: it
 stays on the disk and `rescan_due` says that the folders must be looked at again. Runs in the main
-thread only, without locks; clock and stat are passed in. Imports `ready` and `sidecar`.
+thread only, without locks; clock and stat are passed in.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Job, Outcome, Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.inbox.watch import Found
+    from ocr_watcher.inbox.scan import Found
 
 # Pauses before a file is tried again: 2, 4, 8 … 300 s. Short at first, because a full disk or a
 # dropped share is often back at once; five minutes is as long as somebody waits who has mended it.
@@ -34,6 +34,8 @@ _LONGEST_PAUSE_S = 300.0
 # Settling files beyond the queue's own room: enough that a burst is not cut into rescans.
 _WAITING_PER_SLOT = 4
 _MAX_TOLD = 10_000
+# Finished files of which the record is not read again at a rescan; about 200 bytes each.
+_MAX_KNOWN = 1_000_000
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Intake:
     ) -> None:
         self._roots = sorted(((str(i), i) for i in inboxes), key=lambda r: len(r[0]), reverse=True)
         self._rules = rules
-        self._room = queue_size * _WAITING_PER_SLOT
+        self._max_waiting = queue_size * _WAITING_PER_SLOT
         self._offer = offer
         self._clock = clock
         self._log = log
@@ -80,6 +82,7 @@ class Intake:
         self._ties = itertools.count()
         self._busy: set[str] = set()  # in the queue or in the consumer's hand
         self._retries: dict[str, int] = {}
+        self._returned: set[str] = set()  # offered before, and came back without an end
         # path -> hash of the version whose record was read: a rescan of 100,000 finished files
         # must not read 100,000 records again
         self._known: dict[str, int] = {}
@@ -101,7 +104,7 @@ class Intake:
     @property
     def has_room(self) -> bool:
         """Whether a rescan would find a place for what it meets."""
-        return len(self._waiting) <= self._room // 2
+        return len(self._waiting) <= self._max_waiting // 2
 
     # -- noticing ------------------------------------------------------------------------------
 
@@ -112,7 +115,7 @@ class Intake:
         if path in self._waiting:
             entry = self._waiting[path]
             entry.closed = entry.closed or closed
-        elif len(self._waiting) >= self._room:
+        elif len(self._waiting) >= self._max_waiting:
             self.rescan_due = True
             return
         else:
@@ -152,18 +155,28 @@ class Intake:
             and path not in self._waiting
         )
 
-    def forget_gone(self, met: int) -> None:
-        """After a whole scan that met `met` of the known files: forget those that are no more."""
+    def forget_gone(self, met: int) -> Iterator[None]:
+        """After a whole scan that met `met` of the known files: forget those that are no more.
+
+        Pauses at every file: on a slow share, looking for 100,000 of them takes minutes.
+        """
         if met >= len(self._known):  # the usual case, and it saves remembering whom it met
             return
-        for path in [path for path in self._known if self._stat(path) is None]:
-            del self._known[path]
-            self.failed.discard(path)
+        for path in list(self._known):
+            if self._stat(path) is None:
+                self._known.pop(path, None)
+                self.failed.discard(path)
+            yield
 
-    def start_over(self) -> None:
-        """Forget every settling file: after an error left them half judged. A scan finds them again."""
+    def start_over(self, still_busy: Iterable[str]) -> None:
+        """Forget every settling file: after an error left them half judged. A scan finds them again.
+
+        `still_busy` are the files in the queue or in hand: one whose end was being noted would be taken for
+        busy for ever otherwise.
+        """
         self._waiting.clear()
         self._heap.clear()
+        self._busy = set(still_busy)
         self.rescan_due = True
 
     # -- judging -------------------------------------------------------------------------------
@@ -189,6 +202,10 @@ class Intake:
         """The consumer is through with a job."""
         path = job.path
         self._busy.discard(path)
+        if outcome in (Outcome.RETRY, Outcome.RESETTLE, Outcome.PAUSED):
+            self._returned.add(path)
+        else:
+            self._returned.discard(path)
         if outcome is Outcome.RETRY:
             tries = self._retries[path] = self._retries.get(path, 0) + 1
             pause = min(_FIRST_PAUSE_S * 2 ** min(tries - 1, 16), _LONGEST_PAUSE_S)
@@ -211,6 +228,7 @@ class Intake:
         if isinstance(verdict, Ignore):
             del self._waiting[path]
             self._retries.pop(path, None)
+            self._returned.discard(path)
             if verdict.reason:
                 self._tell_ignored(path, verdict.reason)
             return
@@ -224,7 +242,8 @@ class Intake:
             del self._waiting[path]
             return
         root, parts, name = self._split(path)
-        if self._offer(Job(root, parts, name, verdict.stamp, verdict.settled, now)):
+        redelivered = path in self._returned
+        if self._offer(Job(root, parts, name, verdict.stamp, verdict.settled, now, redelivered)):
             del self._waiting[path]
             self._busy.add(path)
         else:
@@ -244,6 +263,8 @@ class Intake:
         return True
 
     def _remember(self, path: str, stamp: Stamp, *, failed: bool) -> None:
+        if len(self._known) >= _MAX_KNOWN and path not in self._known:
+            return  # its record is read again at every scan
         self._known[path] = hash(stamp)
         (self.failed.add if failed else self.failed.discard)(path)
 

@@ -12,9 +12,9 @@ import os
 import queue
 import stat
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -29,7 +29,6 @@ from watchdog.events import (
 from watchdog.observers.api import EventDispatcher, EventEmitter
 from watchdog.utils import BaseThread
 
-from ocr_watcher.inbox.files import descend
 from ocr_watcher.inbox.inotify import Unwatched, make_observer
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-    from ocr_watcher.inbox.ready import Rules
 
 # File systems whose other writers raise no events here.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -56,8 +54,6 @@ _EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
-# Entries of one folder between two pauses of a scan: below a millisecond.
-_PAUSE_EVERY = 256
 # Bound on events not yet looked at; beyond it a rescan is due instead.
 _MAX_EVENTS = 8192
 
@@ -340,112 +336,3 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
-
-
-# -- the scan ----------------------------------------------------------------------------------
-
-
-class Found(NamedTuple):
-    """An image-like name that the scan met. `records` says whether any record has its name."""
-
-    path: str
-    status: os.stat_result
-    records: bool
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A temporary file of a process that was killed.
-
-    `folder` is the descriptor of its folder, open until the scan goes on: the path could lead
-    elsewhere by now.
-    """
-
-    path: str
-    folder: int
-
-
-def scan(
-    folder: str,
-    rules: Rules,
-    *,
-    recursive: bool,
-    is_leftover: Callable[[str], bool],
-    record_names: Callable[[str], tuple[str, ...]],
-    trouble: Callable[[str, OSError], None],
-    is_current: Callable[[str, os.stat_result], bool] = lambda _path, _status: False,
-) -> Iterator[Found | Leftover | None]:
-    """Walk `folder` lazily and yield what may be work; None now and then, so that the caller can pause.
-
-    An image that has a record and of which `is_current` says that this version is done is left out. Links are
-    never followed, also where one takes a folder's place while the scan is under way. A folder that
-    cannot be listed is told to `trouble` and left out.
-    """
-    stack: list[tuple[str, ...]] = [()]
-    while stack:
-        parts = stack.pop()
-        here = os.path.join(folder, *parts)
-        try:
-            fd = descend(folder, parts)
-        except OSError as error:
-            trouble(here, error)
-            continue
-        try:
-            listing = _Listing()
-            try:
-                yield from _list(fd, here, rules, is_leftover, listing)
-            except OSError as error:
-                trouble(here, error)
-                continue
-            if recursive:
-                stack += [(*parts, name) for name in listing.folders]
-            prefix, stat, recorded = os.path.join(here, ""), os.stat, listing.records
-            for count, name in enumerate(listing.images, 1):
-                if count % _PAUSE_EVERY == 0:
-                    yield None
-                try:
-                    status = stat(name, dir_fd=fd, follow_symlinks=False)
-                except OSError:
-                    continue  # gone meanwhile
-                path = prefix + name
-                # The usual name first: of 100,000 finished images, all but a few have it.
-                records = f"{name}.json" in recorded or not recorded.isdisjoint(record_names(name))
-                if not (records and is_current(path, status)):
-                    yield Found(path, status, records)
-        finally:
-            os.close(fd)
-
-
-@dataclass
-class _Listing:
-    """One folder: names of images, of what may be records, and of folders."""
-
-    images: list[str] = field(default_factory=list)
-    records: set[str] = field(default_factory=set)
-    folders: list[str] = field(default_factory=list)
-
-
-def _list(
-    fd: int, here: str, rules: Rules, is_leftover: Callable[[str], bool], listing: _Listing
-) -> Iterator[Leftover | None]:
-    """Sort the names of one open folder into `listing`.
-
-    Half of 200,000 names are records, so what is cheap to tell comes first.
-    """
-    images, records, wants = listing.images.append, listing.records.add, rules.wants
-    with os.scandir(fd) as entries:
-        for count, entry in enumerate(entries, 1):
-            name = entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if not rules.ignores(name):
-                    listing.folders.append(name)
-                if wants(name):  # to be told that it is none
-                    images(name)
-            elif name.endswith(".json"):
-                records(name)
-            elif is_leftover(name):
-                yield Leftover(os.path.join(here, name), fd)
-            elif wants(name):
-                images(name)
-            if count % _PAUSE_EVERY == 0:
-                yield None

@@ -1,8 +1,9 @@
-"""Attempts, in SQLite: which file is being worked on, and how often each was begun without success.
+"""Attempts and pages, in SQLite: which file is being worked on, how often, and what was read of it so far.
 
-An attempt is recorded before it starts, so a file that kills the process is known by name after
-the restart. The journal is an aid, never a duty: where it is missing, damaged or cannot be
-written, attempt counts are lost and the work goes on. Imports `errors` and `ready`.
+An attempt is recorded before it starts, so a file that kills the process is known by name after the restart.
+The pages of a long document are kept as they are read, so that the restart goes on at the next one; its
+attempts count for the page at hand. The journal is an aid, never a duty: where it is missing, damaged or
+cannot be written, counts and pages are lost and the work goes on.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 # Paths are BLOBs: file names are bytes, and need not be UTF-8. A version is text: the nanoseconds of a
-# date after 2262-04-11 are more than SQLite's integers hold. Tables of an earlier layout hold nothing
-# but counts, and are dropped.
-_LAYOUT = 2
+# date after 2262-04-11 are more than SQLite's integers hold. `key` says by which content and settings a page
+# was read. Tables of an earlier layout hold nothing that cannot be made again, and are dropped.
+_LAYOUT = 3
 _TABLES = f"""
 DROP TABLE IF EXISTS attempts;
+DROP TABLE IF EXISTS pages;
 CREATE TABLE attempts (
     path BLOB PRIMARY KEY,
     version TEXT NOT NULL,
@@ -38,6 +40,13 @@ CREATE TABLE attempts (
     code TEXT NOT NULL,
     message TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE pages (
+    path BLOB NOT NULL,
+    page INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (path, page)
+);
 PRAGMA user_version = {_LAYOUT};
 """
 
@@ -56,7 +65,7 @@ class Attempts:
 
 
 class Journal:
-    """The attempts of one state folder. Safe to use from several threads."""
+    """The attempts and pages of one state folder. Safe to use from several threads."""
 
     def __init__(self, path: Path, log: FilteringBoundLogger) -> None:
         self._path = path
@@ -96,7 +105,7 @@ class Journal:
         self._do(
             lambda db: db.execute(
                 "UPDATE attempts SET code = ?, message = ? WHERE path = ?",
-                (code, message, os.fsencode(path)),
+                (code, message.encode("utf-8", "replace").decode(), os.fsencode(path)),
             ),
             None,
         )
@@ -105,15 +114,71 @@ class Journal:
         """The attempt was broken off for a reason outside the file: it does not count."""
         self._do(
             lambda db: db.execute(
-                "UPDATE attempts SET attempts = max(attempts - 1, 0) WHERE path = ?",
-                (os.fsencode(path),),
+                "UPDATE attempts SET attempts = max(attempts - 1, 0) WHERE path = ?", (os.fsencode(path),)
             ),
             None,
         )
 
     def end(self, path: str) -> None:
-        """The file has its record, or is gone: forget it."""
-        self._do(lambda db: db.execute("DELETE FROM attempts WHERE path = ?", (os.fsencode(path),)), None)
+        """The file has its record, or is gone: forget it and its pages."""
+
+        def act(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM attempts WHERE path = ?", (os.fsencode(path),))
+            db.execute("DELETE FROM pages WHERE path = ?", (os.fsencode(path),))
+
+        self._do(act, None)
+
+    def sweep(self, is_over: Callable[[str], bool]) -> None:
+        """Forget every file of which `is_over` says that it is done or gone: what a killed process left."""
+
+        def act(db: sqlite3.Connection) -> list[str]:
+            rows = db.execute("SELECT path FROM attempts UNION SELECT path FROM pages")
+            return [os.fsdecode(row[0]) for row in rows]
+
+        nothing: list[str] = []
+        for path in self._do(act, nothing):
+            if is_over(path):
+                self.end(path)
+
+    # -- pages ---------------------------------------------------------------------------------
+
+    def pages(self, path: str, key: str) -> int:
+        """How many pages of `path` are kept, from the first without a gap.
+
+        Those of another key are dropped.
+        """
+
+        def act(db: sqlite3.Connection) -> int:
+            name = os.fsencode(path)
+            db.execute("DELETE FROM pages WHERE path = ? AND key <> ?", (name, key))
+            rows = db.execute("SELECT page FROM pages WHERE path = ? ORDER BY page", (name,))
+            kept = [row[0] for row in rows]
+            return next((index for index, page in enumerate(kept) if page != index), len(kept))
+
+        return self._do(act, 0)
+
+    def keep_page(self, path: str, key: str, page: int, content: bytes) -> bool:
+        """Keep a page that was read; from now on attempts count for the next one. False where it failed."""
+
+        def act(db: sqlite3.Connection) -> bool:
+            name = os.fsencode(path)
+            db.execute("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?)", (name, page, key, content))
+            db.execute("UPDATE attempts SET attempts = 1, code = '', message = '' WHERE path = ?", (name,))
+            return True
+
+        return self._do(act, otherwise=False)
+
+    def page(self, path: str, key: str, page: int) -> bytes | None:
+        """The content of a page that was kept; None where it is not there."""
+
+        def act(db: sqlite3.Connection) -> bytes | None:
+            row = db.execute(
+                "SELECT content FROM pages WHERE path = ? AND page = ? AND key = ?",
+                (os.fsencode(path), page, key),
+            ).fetchone()
+            return None if row is None else bytes(row[0])
+
+        return self._do(act, None)
 
     # -- the database --------------------------------------------------------------------------
 
@@ -145,6 +210,8 @@ class Journal:
 
     def _connect(self) -> sqlite3.Connection:
         if self._db is None:
+            if self._path.is_symlink():  # we make none: somebody wants another file written
+                raise OSError("it is a symbolic link")
             # The main thread forgives and times out attempts that the consumer began; _lock serialises.
             db = sqlite3.connect(self._path, timeout=2.0, check_same_thread=False)
             try:

@@ -11,7 +11,7 @@ again, never one with both.
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -78,13 +78,7 @@ def forget_failure(folder: int, document: str) -> None:
         _remove(folder, own.error)
 
 
-def remove_leftover(folder: int, name: str) -> bool:
-    """Remove a killed process's temporary file; False where that was not possible."""
-    try:
-        os.unlink(name, dir_fd=folder)
-    except OSError as error:
-        return error.errno == errno.ENOENT
-    return True
+_BLOCK_BYTES = 1 << 16
 
 
 @contextmanager
@@ -103,14 +97,17 @@ def _write(folder: int, name: str, pieces: Iterable[bytes], like: os.stat_result
     try:
         fd = os.open(temporary, flags, 0o600, dir_fd=folder)
         try:
+            with suppress(OSError):  # some network file systems lock nothing
+                # Says that it is in the making: another process takes it for a leftover otherwise.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The text is as private as its picture. Owner and group follow where we may set them
             # (root); elsewhere the record belongs to the service.
             with suppress(OSError):
                 os.fchown(fd, like.st_uid, like.st_gid)
             with suppress(OSError):  # file systems without modes refuse this
                 os.fchmod(fd, mode)
-            for piece in pieces:
-                view = memoryview(piece)
+            for block in _blocks(pieces):
+                view = memoryview(block)
                 while view:
                     view = view[os.write(fd, view) :]
             os.fsync(fd)
@@ -123,6 +120,17 @@ def _write(folder: int, name: str, pieces: Iterable[bytes], like: os.stat_result
         raise
     with suppress(OSError):  # some network file systems cannot flush a folder
         os.fsync(folder)
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks that are worth a call of the operating system."""
+    block = bytearray()
+    for piece in pieces:
+        block += piece
+        if len(block) >= _BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    yield bytes(block)
 
 
 def _remove(folder: int, name: str) -> None:

@@ -1,8 +1,8 @@
-"""Telling how it goes: counters, the status file, and systemd's ready, status line and heartbeat.
+"""How the daemon is heard: the status file, and systemd's ready, status line and heartbeat.
 
 Of service managers it knows systemd's notification protocol and nothing else; without one every call
 does nothing. The heartbeat is sent by the main loop, and only after it has seen that the other threads
-are alive and the page in hand is within its time. Imports nothing of this package.
+are alive and the page in hand is within its time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
 
 # Beat this many times within the manager's timeout, so that one late turn is no death.
 _BEATS_PER_TIMEOUT = 4
-
-
-@dataclass
-class Counters:
-    """What happened since the start."""
-
-    done: int = 0
-    failed: int = 0
-
-    @property
-    def jobs(self) -> int:
-        """Files that ended with a record."""
-        return self.done + self.failed
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One instance on each state folder and each inbox, and who that is.
 
 flock on the state folder's lock file and on the inbox itself: the kernel lets go of both when the
-process ends, however it ends. Imports `errors`.
+process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from ocr_watcher import names
 from ocr_watcher.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def hold_lock(settings: Settings) -> Iterator[None]:
     state = settings.state_dir
     try:
         state.mkdir(parents=True, exist_ok=True)
-        own = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        own = os.open(state / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UnavailableError(
             f"cannot write the state folder {state}: {error.strerror}",
@@ -61,7 +62,7 @@ def running(state: Path) -> int | None:
     Raises `UnavailableError` where the lock may not be looked at.
     """
     try:
-        fd = os.open(state / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(state / names.LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -22,7 +22,7 @@ from ocr_watcher.document import text_of
 from ocr_watcher.errors import ExitCode, FileError, OcrWatcherError
 from ocr_watcher.inbox import watch
 from ocr_watcher.ocr import engine, inference, models, result
-from ocr_watcher.service import daemon
+from ocr_watcher.service import assembly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,7 +173,7 @@ def _provider(settings: Settings) -> Iterator[Check]:
 
 
 def _inboxes(settings: Settings) -> Iterator[Check]:
-    daemon.check_inboxes(settings)
+    assembly.check_inboxes(settings)
     for inbox in settings.watch.inbox:
         yield _writable("inbox", inbox, "Results are written next to the images.")
 
@@ -249,13 +249,13 @@ def _memory(settings: Settings) -> Iterator[Check]:
 def _ocr(settings: Settings) -> Iterator[Check]:
     probe = memory.Memory()
     started = time.monotonic()
-    reader = daemon.make_engine(settings)
+    reader = assembly.make_engine(settings)
     loaded = time.monotonic()
     try:
         lines = result.normalise(reader.read(engine.drawn_text(_TEST_TEXT)))
     except FileError as error:  # its own hint is to run this
         reader.close()
-        yield Check("FAIL", "ocr", str(error), daemon.unreadable_hint(error))
+        yield Check("FAIL", "ocr", str(error), assembly.unreadable_hint(error))
         return
     read = time.monotonic()
     figures, data_mb = probe.figures(), probe.data_mb()

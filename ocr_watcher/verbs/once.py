@@ -1,6 +1,6 @@
 """`once`: drain the inbox, or do the given files, and exit. The same line as the daemon's, in one thread.
 
-Imports what the daemon is made of; prints nothing itself: the caller hands in what shows progress.
+Prints nothing itself: the caller hands in what shows progress.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,15 +18,20 @@ from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.ready import kind_of
 from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Outcome, Stamp
-from ocr_watcher.service.daemon import Line, MakeEngine, Scan, build_line
+from ocr_watcher.service import assembly
+from ocr_watcher.service.signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ocr_watcher.config import Settings
+    from ocr_watcher.service.assembly import Assembly, MakeEngine
 
 
+# How long one slice of a scan, or of a wait, may keep a request to stop waiting.
+_SLICE_S = 0.2
 FAILED_BEFORE = "it failed before; its error record says why, `ocr-watcher retry` forgets it"
 
 
@@ -41,132 +47,196 @@ class Progress(Protocol):
 
 @dataclass
 class Summary:
-    """How a run ended."""
+    """How a run ended.
+
+    Attributes:
+        done: Files that got their sidecar.
+        current: Files that had their record already.
+        failed: Why each of the others failed, by path.
+        elapsed_s: How long it took, start included.
+        recycle: Why it ended before all was done, if memory was the reason.
+        signal: The number of the signal that ended it before all was done; 0 for none.
+    """
 
     done: int = 0
-    current: int = 0  # had their record already
-    failed: dict[str, str] = field(default_factory=dict)  # path -> why
+    current: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
     elapsed_s: float = 0.0
-    recycle: str = ""  # why it ended before all was done
+    recycle: str = ""
+    signal: int = 0
 
 
 def drain(settings: Settings, make_engine: MakeEngine, progress: Progress) -> Summary:
     """Do every image in the inboxes that has no record yet. Raises `ServiceError`."""
-    started = time.monotonic()
-    line = build_line(settings, make_engine)
-    try:
-        summary = _Drain(settings, line, progress).run()
-    finally:
-        line.close()
-    summary.elapsed_s = time.monotonic() - started
-    return summary
-
-
-class _Drain:
-    """One run over the inboxes."""
-
-    def __init__(self, settings: Settings, line: Line, progress: Progress) -> None:
-        self._settings = settings
-        self._line = line
-        self._progress = progress
-        self._queue: deque[Job] = deque()
-        self._done = 0
-        self._failed: dict[str, str] = {}
-        self._intake = Intake(
-            settings.watch.inbox,
-            line.rules,
-            queue_size=settings.queue.max_size,
-            offer=self._offer,
-            clock=time.monotonic,
-            log=log.get(),
-        )
-
-    def run(self) -> Summary:
-        """Scan and work in turns, until a scan leaves nothing behind for want of room."""
-        current = None
-        while True:
-            self._intake.rescan_due = False
-            scan = Scan(self._settings, self._line.rules, self._intake)
-            scan.advance(float("inf"))
-            if current is None:  # later scans meet what this run did
-                current = scan.current
-            self._empty()
-            if not self._intake.rescan_due or self._line.worker.recycle:
-                before = dict.fromkeys(self._intake.failed - self._failed.keys(), FAILED_BEFORE)
-                failed = dict(sorted((before | self._failed).items()))
-                return Summary(self._done, current - len(before), failed, recycle=self._line.worker.recycle)
-
-    def _offer(self, job: Job) -> bool:
-        if len(self._queue) >= self._settings.queue.max_size:
-            return False
-        self._queue.append(job)
-        return True
-
-    def _empty(self) -> None:
-        """Work until nothing waits, settles or is queued any more."""
-        while not self._line.worker.recycle:
-            due = self._intake.step()
-            if self._queue:
-                self._work(self._queue.popleft())
-            elif due is None:
-                return
-            else:
-                time.sleep(max(0.0, due - time.monotonic()))
-
-    def _work(self, job: Job) -> None:
-        outcome = _do(self._line, job, self._progress, left=len(self._queue) + self._intake.waiting)
-        # A cause that lasts is not waited for: to the intake, the file is gone.
-        self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
-        self._done += outcome is Outcome.DONE
-        self._failed.pop(job.path, None)
-        if outcome in (Outcome.FAILED, Outcome.RETRY):
-            self._failed[job.path] = _why(self._line)
-
-
-def _do(line: Line, job: Job, progress: Progress, *, left: int) -> Outcome:
-    """Try one job as often as it may be tried."""
-    progress.begin(job.path)
-    for _ in range(line.max_attempts):
-        outcome = line.worker.step(job, lambda: left)
-        if outcome is not Outcome.RETRY:
-            break
-    progress.end(job.path, left)
-    return outcome
-
-
-def _why(line: Line) -> str:
-    """Why the last job failed, in words."""
-    return line.worker.last_error.message if line.worker.last_error else ""
+    queue: deque[Job] = deque()
+    with _Run.of(settings, make_engine, progress, queue) as run:
+        _Drain(settings, run).drain()
+    return run.summary
 
 
 def do_files(
     settings: Settings, make_engine: MakeEngine, paths: Iterable[Path], progress: Progress
 ) -> Summary:
     """Do the named files wherever they are, whatever their names; folders stand for the images in them."""
-    started = time.monotonic()
-    summary = Summary()
-    line = build_line(settings, make_engine)
-    try:
-        todo = deque(_jobs(line, paths, summary))
-        while todo and not line.worker.recycle:
-            job = todo.popleft()
-            outcome = _do(line, job, progress, left=len(todo))
-            if outcome is Outcome.DONE:
-                summary.done += 1
+    queue: deque[Job] = deque()
+    with _Run.of(settings, make_engine, progress, queue) as run:
+        queue.extend(_jobs(assembly.rules(settings).wants, paths, run.summary))
+        while queue and not run.is_over:
+            run.do(queue.popleft())
+    return run.summary
+
+
+class _Run:
+    """Jobs done in this thread, until they are done or somebody asks for a stop.
+
+    The first signal ends it after the page in hand, the second at once; neither is held against the file.
+    """
+
+    def __init__(
+        self, work: Assembly, progress: Progress, queue: deque[Job], max_attempts: int, signals: StopSignals
+    ) -> None:
+        self._work = work
+        self._progress = progress
+        self._max_attempts = max_attempts
+        self._signals = signals
+        self.queue = queue
+        self.summary = Summary()
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls, settings: Settings, make_engine: MakeEngine, progress: Progress, queue: deque[Job]
+    ) -> Iterator[_Run]:
+        """Load everything, and let go of it at the end. Raises `ServiceError`."""
+        started = time.monotonic()
+        stop: list[int] = []
+        signals = StopSignals(stop.append)
+        with signals.handled():
+            with signals.held_back():
+                work = assembly.build(settings, make_engine, queue_depth=lambda: len(queue))
+            run = cls(work, progress, queue, settings.retry.max_attempts, signals)
+            signals.on_signal = run.stop
+            try:
+                for number in stop:  # while it was loading
+                    run.stop(number)
+                yield run
+            except KeyboardInterrupt:
+                pass
+            finally:
+                work.close()
+        run.summary.elapsed_s = time.monotonic() - started
+        run.summary.recycle = work.supervision.recycle_reason if queue else ""
+
+    def stop(self, number: int) -> None:
+        """A signal came."""
+        self._work.supervision.request_stop()
+        self.summary.signal = number
+        if self._signals.count > 1:
+            raise KeyboardInterrupt
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further job is to be begun."""
+        supervision = self._work.supervision
+        return supervision.stop_requested or bool(supervision.recycle_reason)
+
+    def do(self, job: Job, *, left: int = 0) -> Outcome:
+        """Try one job as often as it may be tried, and count it; at least `left` others remain."""
+        left += len(self.queue)
+        self._progress.begin(job.path)
+        for _ in range(self._max_attempts):
+            outcome = self._work.worker.step(job)
+            if outcome is not Outcome.RETRY or self.is_over:
+                break
+        self.summary.failed.pop(job.path, None)
+        if outcome is Outcome.BROKEN_OFF:
+            self.queue.appendleft(job)  # for the next run
+            return outcome
+        self._progress.end(job.path, left)
+        self.summary.done += outcome is Outcome.DONE
+        if outcome in (Outcome.FAILED, Outcome.RETRY):
+            self.summary.failed[job.path] = self._why(job)
+        return outcome
+
+    def _why(self, job: Job) -> str:
+        """Why this job failed, in words."""
+        failure = self._work.supervision.last_failure
+        return failure.message if failure is not None and failure.path == job.path else ""
+
+
+class _Drain:
+    """One run over the inboxes."""
+
+    def __init__(self, settings: Settings, run: _Run) -> None:
+        self._settings = settings
+        self._run = run
+        self._intake = Intake(
+            settings.watch.inbox,
+            assembly.rules(settings),
+            queue_size=settings.queue.max_size,
+            offer=self._offer,
+            clock=time.monotonic,
+            log=log.get(),
+        )
+
+    def drain(self) -> None:
+        """Scan and work in turns, until a scan leaves nothing behind for want of room."""
+        summary = self._run.summary
+        current = None
+        while True:
+            self._intake.rescan_due = False
+            scan = self._scan()
+            if current is None:  # later scans meet what this run did
+                current = scan.current
+            self._empty()
+            if not self._intake.rescan_due or self._run.is_over:
+                break
+        before = dict.fromkeys(self._intake.failed - summary.failed.keys(), FAILED_BEFORE)
+        summary.current = current - len(before)
+        summary.failed = dict(sorted((before | summary.failed).items()))
+
+    def _scan(self) -> Scan:
+        watch = self._settings.watch
+        scan = Scan(
+            watch.inbox,
+            assembly.rules(self._settings),
+            self._intake,
+            recursive=watch.recursive,
+            log=log.get(),
+        )
+        while not self._run.is_over and not scan.advance(time.monotonic() + _SLICE_S):
+            pass
+        return scan
+
+    def _offer(self, job: Job) -> bool:
+        if len(self._run.queue) >= self._settings.queue.max_size:
+            return False
+        self._run.queue.append(job)
+        return True
+
+    def _empty(self) -> None:
+        """Work until nothing waits, settles or is queued any more."""
+        while not self._run.is_over:
+            due = self._intake.step()
+            if self._run.queue:
+                self._work(self._run.queue.popleft())
+            elif due is None:
+                return
             else:
-                summary.failed[job.path] = _why(line)
-    finally:
-        line.close()
-    summary.elapsed_s = time.monotonic() - started
-    summary.recycle = line.worker.recycle if todo else ""
-    return summary
+                # In slices: a signal does not shorten a sleep.
+                time.sleep(min(max(0.0, due - time.monotonic()), _SLICE_S))
+
+    def _work(self, job: Job) -> None:
+        outcome = self._run.do(job, left=self._intake.waiting)
+        # A cause that lasts is not waited for: to the intake, the file is gone.
+        self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
 
 
-def _jobs(line: Line, paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
+def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
     for path in paths:
         members = [path]
         if path.is_dir():
-            members = sorted(entry for entry in path.iterdir() if line.rules.wants(entry.name))
+            members = sorted(entry for entry in path.iterdir() if wants(entry.name))
         for member in members:
             # The named folder may be reached by links; the file itself may not be one.
             root = Path(os.path.realpath(member.parent))

@@ -1,19 +1,21 @@
 """`retry`: forget the failure of files, so that they are tried again. Works beside a running daemon.
 
 Removing the error record is all it takes: the daemon sees that, and so does the next start. The
-attempts that the journal counted go too. Imports `files`, `journal`, `sidecar` and `watch`.
+attempts that the journal counted go too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocr_watcher import log, names
-from ocr_watcher.errors import FileError, VanishedError
-from ocr_watcher.inbox import records, watch
+from ocr_watcher.errors import FileError, OutputError, VanishedError
+from ocr_watcher.inbox import records, scan
 from ocr_watcher.inbox.files import open_folder, stat_file
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
@@ -40,46 +42,51 @@ def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
     """Forget the failure of every file in `paths` (images, their error records, folders); None: of all."""
     rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
     outcome = Forgotten()
-    where = settings.state_dir / "journal.sqlite3"
-    journal = Journal(where, log.get()) if where.exists() else None
-    try:
+    where = settings.state_dir / names.JOURNAL
+    with contextlib.ExitStack() as open_journal:
+        journal = None
+        if where.exists():
+            journal = Journal(where, log.get())
+            open_journal.callback(journal.close)
         for root, parts, name, asked in _targets(settings, rules, paths, outcome):
             path = os.path.join(root, *parts, name)
             try:
                 with open_folder(root, parts) as folder:
-                    record = stat_file(folder, names.records_of(name).error)
-                    if record is not None:
-                        commit.forget_failure(folder, name)
-                        record = stat_file(folder, names.records_of(name).error)
-                        if record is not None:
-                            outcome.refused[path] = "its error record is not a file of ocr-watcher"
-                            continue
-                        outcome.again.append(path)
-                    else:
-                        if asked:
-                            _explain(folder, name, path, outcome)
-                        continue
+                    forgotten = _forget(folder, name)
+                    if not forgotten and asked:
+                        _explain(folder, name, path, rules, outcome)
             except VanishedError:
                 outcome.refused[path] = "there is no such file"
-                continue
             except FileError as error:
                 outcome.refused[path] = str(error)
-                continue
-            if journal is not None:
-                journal.end(path)
-    finally:
-        if journal is not None:
-            journal.close()
+            else:
+                if forgotten:
+                    outcome.again.append(path)
+                    if journal is not None:
+                        journal.end(path)
     return outcome
 
 
-def _explain(folder: int, name: str, path: str, outcome: Forgotten) -> None:
+def _forget(folder: int, name: str) -> bool:
+    """Remove the error record of a file; False where it has none. Raises `FileError`."""
+    record = names.records_of(name).error
+    if stat_file(folder, record) is None:
+        return False
+    commit.forget_failure(folder, name)
+    if stat_file(folder, record) is not None:
+        raise OutputError("its error record is not a file of ocr-watcher")
+    return True
+
+
+def _explain(folder: int, name: str, path: str, rules: Rules, outcome: Forgotten) -> None:
     """Say of a file without error record how it stands."""
     status = stat_file(folder, name)
     if status is None:
         outcome.refused[path] = "there is no such file"
     elif records.lookup(name, Stamp.of(status), folder=folder) is RecordState.DONE:
         outcome.refused[path] = "it has not failed: its result is there"
+    elif not rules.wants(name) or not stat.S_ISREG(status.st_mode):
+        outcome.refused[path] = "it is never read: see watch.extensions and watch.ignore"
     else:
         outcome.waiting.append(path)
 
@@ -118,16 +125,14 @@ def _image(name: str) -> str:
 def _below(
     settings: Settings, rules: Rules, inbox: Path, folder: str
 ) -> Iterator[tuple[Path, tuple[str, ...], str, bool]]:
-    for item in watch.scan(
+    for item in scan.walk(
         folder,
         rules,
         recursive=settings.watch.recursive,
-        is_leftover=names.is_leftover,
-        record_names=names.records_of,
         trouble=lambda where, error: log.get().warning(
             "scan.trouble", path=where, message=f"cannot list it: {error.strerror}"
         ),
     ):
-        if isinstance(item, watch.Found) and item.records:
+        if isinstance(item, scan.Found) and item.records:
             *parts, name = Path(item.path).relative_to(inbox).parts
             yield inbox, tuple(parts), name, False

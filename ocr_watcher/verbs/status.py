@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from ocr_watcher import names
-from ocr_watcher.inbox import records, watch
+from ocr_watcher.inbox import records, scan
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Stamp
@@ -46,15 +46,13 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
     files = Files()
     troubles: list[str] = []
     for inbox in settings.watch.inbox:
-        for item in watch.scan(
+        for item in scan.walk(
             str(inbox),
             rules,
             recursive=settings.watch.recursive,
-            is_leftover=names.is_leftover,
-            record_names=names.records_of,
             trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
         ):
-            if isinstance(item, watch.Found) and stat.S_ISREG(item.status.st_mode):
+            if isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
                 state = RecordState.OPEN
                 if item.records:
                     state = records.lookup(item.path, Stamp.of(item.status))
@@ -72,7 +70,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     Raises `UnavailableError` where the state folder may not be read.
     """
     pid = lock.running(settings.state_dir)
-    told = StatusFile(settings.state_dir / "status.json").read()
+    told = StatusFile(settings.state_dir / names.STATUS).read()
     live = pid is not None and told.get("pid") == pid
     files, troubles = count(settings)
     document: dict[str, Any] = {

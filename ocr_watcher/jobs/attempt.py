@@ -1,0 +1,353 @@
+"""One try at one job: journal, pages, a verdict, one commit.
+
+Nothing that a file can cause escapes: whatever is raised becomes an outcome. Between two pages a stop or a
+recycle may end the attempt; the pages that were read are kept, and the next attempt goes on after them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ocr_watcher import names
+from ocr_watcher.document import Document, MemoryUse, Source, Timing
+from ocr_watcher.errors import (
+    ChangedError,
+    EngineCrashedError,
+    EngineError,
+    EngineLostError,
+    FileError,
+    JobTimeoutError,
+    ShortOfMemoryError,
+    VanishedError,
+)
+from ocr_watcher.inbox.files import access_error, open_file, open_folder, stat_file
+from ocr_watcher.job import Outcome, Stamp
+from ocr_watcher.jobs.observers import JobEnded
+from ocr_watcher.jobs.pages import Pages
+from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict, judge
+from ocr_watcher.outputs import commit, sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import BufferedReader
+
+    from ocr_watcher.document import EngineFacts
+    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument
+    from ocr_watcher.job import Job
+    from ocr_watcher.jobs.journal import Attempts, Journal
+    from ocr_watcher.jobs.observers import Observer
+    from ocr_watcher.jobs.reader import Reader
+    from ocr_watcher.jobs.supervision import Supervision
+    from ocr_watcher.memory import Guard, Memory
+
+# What an attempt that used up the last try was, by the journal's code.
+_LAST_ERRORS: dict[str, type[FileError]] = {error.code: error for error in (EngineError, JobTimeoutError)}
+# However little memory is left, a page is tried at this size before it is given up: the prediction is
+# an upper estimate.
+_LEAST_PIXELS = 256 * 256
+# A restart costs about three seconds; for less than this it brings too little.
+_WORTH_A_RECYCLE_MB = 100
+# A long document lets others go first after this time (s): long enough that opening it again costs little,
+# short enough that somebody who drops a receipt beside a thousand pages sees it read.
+_TURN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What attempts work with.
+
+    `limits` are those of the settings; `settings_key` names everything that decides how a page is read;
+    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued.
+    """
+
+    reader: Reader
+    limits: DecodeLimits
+    page_mb: Callable[[], tuple[float, float]]
+    engine: EngineFacts
+    settings_key: str
+    max_attempts: int
+    journal: Journal
+    memory: Memory
+    guard: Guard
+    supervision: Supervision
+    observer: Observer
+    others_wait: Callable[[], bool]
+    clock: Callable[[], float] = time.monotonic
+
+
+class Attempt:
+    """One try at one job; `run` is called once."""
+
+    def __init__(self, job: Job, tools: Tools) -> None:
+        self._job = job
+        self._tools = tools
+        self._started = 0.0
+        self._rss_before_mb = 0.0
+        self._number = 1
+        self._sha256: str | None = None
+        self._pages: Pages | None = None
+        self._document: Document | None = None
+        self._record: str | None = None
+
+    def run(self) -> Outcome:
+        """Take the file from the queue to its record."""
+        job, tools = self._job, self._tools
+        verdict, error = Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE), None
+        try:
+            tools.observer.job_started(job)
+            tools.observer.page_started(job, 0, 0)
+            verdict, error = self._try()
+            self._settle(verdict, error)
+        except KeyboardInterrupt:  # somebody wants the process to end now: not the file's fault
+            tools.journal.forgive(job.path)
+            raise
+        except (Exception, SystemExit) as trouble:  # noqa: BLE001 - see the module: nothing escapes
+            # Not even the error could be dealt with. The file is as it was, so it is tried again.
+            tools.observer.trouble(job, trouble)
+            verdict = Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE)
+        self._look_at_memory()
+        tools.observer.job_ended(
+            JobEnded(
+                job,
+                self._number,
+                verdict.outcome,
+                self._document if verdict is DONE else None,
+                len(self._pages) if self._pages is not None else 0,
+                self._pages.lines if self._pages is not None else 0,
+                error if isinstance(error, FileError) else None,
+                self._record,
+            )
+        )
+        return verdict.outcome
+
+    # -- trying --------------------------------------------------------------------------------
+
+    def _try(self) -> tuple[Verdict, FileError | Interruption | None]:
+        """Read and write; every error there is comes back as a verdict."""
+        job, tools = self._job, self._tools
+        self._started = tools.clock()
+        self._rss_before_mb = tools.memory.rss_mb()
+        known = tools.journal.begin(job.path, job.stamp)
+        self._number = known.count + 1
+        error: FileError | Interruption
+        try:
+            with open_folder(job.root, job.parts) as folder:
+                verdict, error_here = self._in_folder(folder, known)
+        except FileError as folder_error:
+            error = folder_error
+        else:
+            return verdict, error_here
+        return self._judge(error), error
+
+    def _in_folder(self, folder: int, known: Attempts) -> tuple[Verdict, FileError | Interruption | None]:
+        error: FileError | Interruption
+        try:
+            self._check_attempts(known)
+            self._read_and_write(folder)
+        except Interruption as interruption:
+            error = interruption
+        except (Exception, SystemExit) as raised:  # noqa: BLE001 - becomes a FileError, whatever it is
+            error = self._as_file_error(raised)
+        else:
+            return DONE, None
+        verdict = self._judge(error)
+        if isinstance(error, FileError) and verdict.record in (Record.PASSING_ERROR, Record.FINAL_ERROR):
+            verdict, error = self._write_error(folder, error, verdict)
+        return verdict, error
+
+    def _judge(self, error: FileError | Interruption) -> Verdict:
+        return judge(
+            error,
+            attempt=self._number,
+            max_attempts=self._tools.max_attempts,
+            settled=self._job.settled,
+        )
+
+    def _check_attempts(self, known: Attempts) -> None:
+        """Raise what used up the last try, where every try is used up."""
+        if known.count >= self._tools.max_attempts:
+            self._number = known.count
+            cause = _LAST_ERRORS.get(known.code, EngineCrashedError)
+            raise cause(known.message or f"the process ended {known.count} times in this file")
+
+    def _as_file_error(self, raised: BaseException) -> FileError:
+        """The error of the file that stands for whatever was raised."""
+        self._recycle_after(raised)
+        match raised:
+            case FileError():
+                return raised
+            case OSError():
+                return access_error(raised, names.printable(self._job.name))
+            case MemoryError():
+                return ShortOfMemoryError("there was no memory to work with")
+            case _:  # a bug of ours must not take the other files down
+                self._tools.observer.unexpected(self._job, raised)
+                return EngineError(f"unexpected {type(raised).__name__}: {raised}")
+
+    def _recycle_after(self, raised: BaseException) -> None:
+        """Ask for a fresh process where only that can read the file."""
+        tools = self._tools
+        if isinstance(raised, EngineLostError):
+            tools.supervision.request_recycle(str(raised))
+        elif isinstance(raised, ShortOfMemoryError):
+            rss_mb = tools.memory.rss_mb()
+            if tools.guard.recycle_gains_mb(rss_mb) > _WORTH_A_RECYCLE_MB:
+                tools.supervision.request_recycle(f"RSS {rss_mb:.0f} MiB leaves too little for a page")
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _read_and_write(self, folder: int) -> None:
+        job = self._job
+        commit.check_place(folder, job.name)  # before the work, not after it
+        with open_file(folder, job.name) as file:
+            like = os.fstat(file.fileno())
+            if Stamp.of(like) != job.stamp:
+                raise ChangedError("it changed while it was queued: looking at it again")
+            pages = self._read(file)
+        status = stat_file(folder, job.name)
+        if status is None:
+            raise VanishedError(f"{names.printable(job.name)} was removed while it was being read")
+        if (status.st_dev, status.st_ino, Stamp.of(status)) != (like.st_dev, like.st_ino, job.stamp):
+            raise ChangedError("it changed while it was read: reading it again")
+        self._document = self._describe(pages)
+        commit.commit(folder, job.name, like, sidecar.document_json(self._document))
+
+    def _read(self, file: BufferedReader) -> Pages:
+        """Every page of the open file, beginning with the first that was not read before."""
+        job, tools = self._job, self._tools
+        if job.stamp.size_bytes <= tools.limits.max_file_bytes:
+            self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        opened = tools.reader.open(file, tools.limits)
+        try:
+            key = f"{self._sha256}:{tools.settings_key}"
+            pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
+            first = len(pages)
+            for index in range(first, opened.pages):
+                if index > first:
+                    self._between_pages()
+                tools.observer.page_started(job, index, opened.pages)
+                self._read_page(opened, index, pages)
+        finally:
+            opened.close()
+        return pages
+
+    def _read_page(self, opened: OpenDocument, index: int, pages: Pages) -> None:
+        job, tools = self._job, self._tools
+        read = tools.reader.page(
+            opened,
+            index,
+            self._limits(),
+            shrunk=lambda side_px, why: tools.observer.out_of_memory(job, index, side_px, why),
+        )
+        pages.add(read)
+        tools.observer.page_read(job, read, opened.pages)
+
+    def _between_pages(self) -> None:
+        """End here, with what was read kept, where the service stops, is to be recycled, or others wait."""
+        tools = self._tools
+        tools.memory.give_back()
+        reason = tools.guard.after_page(tools.memory.rss_mb())
+        if reason:
+            tools.supervision.request_recycle(reason)
+        if tools.supervision.stop_requested or tools.supervision.recycle_reason:
+            raise Interruption(Outcome.BROKEN_OFF)
+        if tools.clock() - self._started > _TURN_S and tools.others_wait():
+            raise Interruption(Outcome.PAUSED)
+
+    def _limits(self) -> DecodeLimits:
+        """The limits of the settings, narrowed to the memory that is left: predicted, not tried.
+
+        Raises `Interruption` where a fresh process would have more of it: then the page should not be made
+        smaller here.
+        """
+        tools = self._tools
+        figures, data_mb = tools.memory.figures(), tools.memory.data_mb()
+        headroom_mb = tools.guard.headroom_mb(figures)
+        base_mb, per_megapixel_mb = tools.page_mb()
+        limits = replace(
+            tools.limits,
+            # A decoder asks for its picture in one piece, and not every one says when it was refused.
+            max_decode_mb=tools.guard.headroom_in_one_mb(figures, data_mb),
+            max_decode_mb_ever=tools.guard.headroom_ever_mb(),
+        )
+        if not per_megapixel_mb:
+            return limits
+        pixels = (headroom_mb - base_mb) / per_megapixel_mb * 1e6
+        if pixels >= limits.max_side_px**2:
+            return limits
+        if tools.guard.recycle_gains_mb(figures.rss_mb) > _WORTH_A_RECYCLE_MB:
+            tools.supervision.request_recycle(
+                f"RSS {figures.rss_mb:.0f} MiB leaves too little of memory.rss_limit_mb for a page"
+            )
+            raise Interruption(Outcome.BROKEN_OFF)
+        pixels = max(pixels, _LEAST_PIXELS)
+        tools.observer.page_limited(self._job, headroom_mb, pixels)
+        return replace(limits, max_page_pixels=pixels)
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def _source(self) -> Source:
+        return Source(self._job.name, self._job.stamp, self._sha256)
+
+    def _describe(self, pages: Pages) -> Document:
+        memory = self._tools.memory.figures()
+        return Document(
+            source=self._source(),
+            pages=pages,
+            engine=self._tools.engine,
+            timing=Timing(
+                queued_s=self._started - self._job.queued_at,
+                load_s=pages.load_s,
+                ocr_s=pages.ocr_s,
+                total_s=self._tools.clock() - self._job.queued_at,
+            ),
+            memory=MemoryUse(self._rss_before_mb, memory.rss_mb, memory.peak_rss_mb),
+            warnings=("page_limited",) if pages.limited else (),
+        )
+
+    def _write_error(self, folder: int, error: FileError, verdict: Verdict) -> tuple[Verdict, FileError]:
+        """Write the error record; where that fails, the same error is told at the next try."""
+        job = self._job
+        try:
+            like = stat_file(folder, job.name)
+            if like is None:
+                gone = VanishedError(f"{names.printable(job.name)} was removed")
+                return self._judge(gone), gone
+            record = sidecar.error_json(
+                self._source(), error, attempts=self._number, will_retry=error.transient
+            )
+            commit.commit_error(folder, job.name, like, record)
+        except Exception as trouble:  # noqa: BLE001 - not an error while recording an error either
+            # This is not the file's fault: the next try ends in the same error, however many there are.
+            self._tools.journal.failed(job.path, error.code, str(error))
+            self._tools.observer.record_failed(job, trouble)
+            return Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE), error
+        self._record = names.records_of(job.name).error
+        return verdict, error
+
+    def _settle(self, verdict: Verdict, error: FileError | Interruption | None) -> None:
+        """Tell the journal."""
+        journal, path = self._tools.journal, self._job.path
+        match verdict.count:
+            case Count.FORGET:
+                journal.end(path)
+            case Count.FORGIVE:
+                journal.forgive(path)
+            case Count.KEEP if isinstance(error, FileError):
+                journal.failed(path, error.code, str(error))
+
+    def _look_at_memory(self) -> None:
+        """After the job: give memory back, and see whether the process should start afresh."""
+        tools = self._tools
+        try:
+            tools.memory.give_back()
+            reason = tools.guard.after_job(tools.memory.rss_mb())
+        except Exception as trouble:  # noqa: BLE001 - no descriptor or no memory left: the next job looks again
+            tools.observer.trouble(self._job, trouble)
+            return
+        if reason:
+            tools.supervision.request_recycle(reason)

@@ -1,0 +1,126 @@
+"""Reads a document: decodes a page, has the engine read it, and reads it smaller where memory runs out.
+
+Knows bytes and limits; no path, no journal, no folder. Any face of the program can use it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
+
+from ocr_watcher.document import Page
+from ocr_watcher.errors import EngineLostError, OutOfMemoryError
+from ocr_watcher.inputs.image import open_document
+from ocr_watcher.ocr import result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument
+    from ocr_watcher.ocr.engine import Engine
+
+# A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
+# pixels. Text that survives less is not worth the time.
+_SHRINKS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class PageRead:
+    """One page, and how long it took to decode and to read (s)."""
+
+    page: Page
+    load_s: float = 0.0
+    ocr_s: float = 0.0
+
+
+class Reader:
+    """Turns files into pages of text. Belongs to one thread, as its engine does."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        min_score: float,
+        give_back: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`give_back` returns freed memory to the system; `min_score` is `ocr.min_score`."""
+        self._engine = engine
+        self._min_score = min_score
+        self._give_back = give_back
+        self._clock = clock
+
+    def read(self, file: BinaryIO, limits: DecodeLimits) -> Iterator[Page]:
+        """Every page of a file, one after the other. Raises `FileError`."""
+        opened = self.open(file, limits)
+        try:
+            for index in range(opened.pages):
+                yield self.page(opened, index, limits).page
+        finally:
+            opened.close()
+
+    def open(self, file: BinaryIO, limits: DecodeLimits) -> OpenDocument:
+        """Open a document; the caller closes it. Raises `FileError`."""
+        return open_document(file, limits)
+
+    def page(
+        self,
+        opened: OpenDocument,
+        index: int,
+        limits: DecodeLimits,
+        *,
+        shrunk: Callable[[int, str], None] = lambda _side_px, _why: None,
+    ) -> PageRead:
+        """Read page `index`; only this page is made smaller where memory runs out.
+
+        `shrunk` is told each size (longer side, px) that was too large, and what ran out.
+
+        Raises:
+            EngineLostError: the engine does not work any more after it ran out of memory.
+            FileError: the page cannot be read.
+        """
+        last = ""
+        for shrink in _SHRINKS:
+            smaller = replace(
+                limits,
+                max_side_px=max(1, limits.max_side_px // shrink),
+                max_page_pixels=limits.max_page_pixels / shrink**2,
+            )
+            try:
+                return self._page(opened, index, smaller, full_side_px=limits.max_side_px)
+            except (OutOfMemoryError, MemoryError) as error:
+                last = str(error) or "an allocation failed"
+            # Outside the handler: the error's traceback would keep the pixels alive.
+            self._give_back()
+            shrunk(smaller.max_side_px, last)
+            self._check_engine()
+        raise OutOfMemoryError(f"{last} (also at a quarter of image.max_side_px)")
+
+    def _page(self, opened: OpenDocument, index: int, limits: DecodeLimits, *, full_side_px: int) -> PageRead:
+        began = self._clock()
+        picture = opened.picture(index, limits)
+        loaded = self._clock()
+        raw = self._engine.read(picture.bgr)
+        lines = tuple(
+            replace(line, polygon=picture.to_source(line.polygon))
+            for line in result.normalise(raw)
+            if line.score >= self._min_score
+        )
+        wanted_px = min(full_side_px, max(picture.width_px, picture.height_px))
+        page = Page(
+            index,
+            picture.width_px,
+            picture.height_px,
+            picture.scale,
+            lines,
+            limited=max(picture.bgr.shape[:2]) < wanted_px,
+        )
+        return PageRead(page, loaded - began, self._clock() - loaded)
+
+    def _check_engine(self) -> None:
+        """After an allocation failed inside it, see that the engine still works."""
+        try:
+            self._engine.warm_up()
+        except Exception as error:
+            raise EngineLostError(f"the engine does not work after running out of memory: {error}") from error

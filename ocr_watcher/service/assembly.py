@@ -1,0 +1,194 @@
+"""Puts together what takes a job from the queue to its record: engine, reader, journal, memory guard, worker.
+
+The daemon and `once` are built from the same parts. The engine comes in as a factory, so that tests run the
+real program on a fake one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ocr_watcher import __version__, log, memory, names
+from ocr_watcher.document import EngineFacts
+from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
+from ocr_watcher.inbox import records
+from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.job import Stamp
+from ocr_watcher.jobs.attempt import Tools
+from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.observers import LogObserver, Observers
+from ocr_watcher.jobs.reader import Reader
+from ocr_watcher.jobs.supervision import Supervision
+from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.ocr import engine, models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ocr_watcher.config import Settings
+    from ocr_watcher.jobs.observers import Observer
+
+MakeEngine: TypeAlias = "Callable[[Settings], engine.Engine]"
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything behind the queue, ready to work."""
+
+    engine: engine.Engine
+    journal: Journal
+    memory: memory.Memory
+    supervision: Supervision
+    worker: Worker
+
+    def close(self) -> None:
+        """Release the engine and the journal."""
+        self.engine.close()
+        self.journal.close()
+
+
+def build(
+    settings: Settings,
+    make_engine: MakeEngine,
+    *,
+    queue_depth: Callable[[], int],
+    others_wait: Callable[[], bool] = lambda: False,
+    observers: Sequence[Observer] = (),
+) -> Assembly:
+    """Load the engine and build everything behind the queue. Raises `ServiceError`.
+
+    `queue_depth` tells how many jobs are queued, for the log; `others_wait` whether a long document should
+    let others go first; `observers` are told beside the log.
+    """
+    probe = memory.Memory()
+    reader = make_engine(settings)
+    _warm_up(reader)
+    probe.settle()
+    guard = _guard(settings, probe)
+    supervision = Supervision()
+    journal = _journal(settings)
+    tools = Tools(
+        reader=Reader(reader, min_score=settings.ocr.min_score, give_back=probe.give_back),
+        limits=decode_limits(settings),
+        page_mb=reader.page_mb,
+        engine=EngineFacts(reader.name, reader.provider, reader.model, reader.version, __version__),
+        settings_key=settings_key(settings, reader),
+        max_attempts=settings.retry.max_attempts,
+        journal=journal,
+        memory=probe,
+        guard=guard,
+        supervision=supervision,
+        # Supervision first: whoever is told of an end may look at it.
+        observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
+        others_wait=others_wait,
+    )
+    return Assembly(reader, journal, probe, supervision, Worker(tools))
+
+
+def make_engine(settings: Settings) -> engine.Engine:
+    """Load the configured engine. Raises `ServiceError`."""
+    memory.use_one_heap()
+    memory.apply_environment(settings.memory.env)
+    ocr = settings.ocr
+    _, notes = engine.translate_params(ocr.params)
+    for note in notes:
+        log.get().info("config.note", message=note)
+    spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
+    return engine.create(
+        ocr.engine, spec, ocr.threads, ocr.params, provider=ocr.provider, precision=ocr.precision
+    )
+
+
+def rules(settings: Settings) -> Rules:
+    """What counts as a document by its name, and how long it must stand still."""
+    return Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+
+
+def decode_limits(settings: Settings) -> DecodeLimits:
+    """What a file may cost, by the settings alone."""
+    return DecodeLimits(
+        max_file_bytes=int(settings.image.max_file_mb * _MIB),
+        max_pixels=int(settings.image.max_megapixels * 1_000_000),
+        max_side_px=settings.image.max_side_px,
+    )
+
+
+def settings_key(settings: Settings, reader: engine.Engine) -> str:
+    """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
+    ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
+    facts = [ocr, settings.image.max_side_px, reader.name, reader.provider, reader.version, __version__]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def check_inboxes(settings: Settings) -> None:
+    """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
+    for inbox in settings.watch.inbox:
+        if not inbox.is_dir():
+            raise UnavailableError(
+                f"the inbox {inbox} is {'not a folder' if inbox.exists() else 'missing'}",
+                hint="Create it, mount it, or correct watch.inbox. It is never created for you: "
+                "an unmounted share must not turn into an empty folder.",
+            )
+        if not os.access(inbox, os.R_OK | os.W_OK | os.X_OK):
+            raise UnavailableError(
+                f"the inbox {inbox} cannot be read and written by this user",
+                hint="Results are written next to the images: give the user read and write permission.",
+            )
+
+
+def unreadable_hint(error: FileError) -> str:
+    """What to do where not even a test image can be read."""
+    if isinstance(error, OutOfMemoryError):
+        return error.hint
+    return "Check ocr.model, and each of ocr.params: without them, and with a model of the store, it reads."
+
+
+def _warm_up(reader: engine.Engine) -> None:
+    try:
+        reader.warm_up()
+    except FileError as error:
+        raise UnavailableError(
+            f"the engine cannot read a test image: {error}", hint=unreadable_hint(error)
+        ) from error
+
+
+def _guard(settings: Settings, probe: memory.Memory) -> memory.Guard:
+    limits = settings.memory
+    guard = memory.Guard(
+        memory.MemoryLimits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
+        log.get(),
+    )
+    guard.start(probe.rss_mb(), probe.data_mb())
+    memory.set_ceiling(limits.hard_limit_mb, probe.data_mb())
+    return guard
+
+
+def _journal(settings: Settings) -> Journal:
+    with suppress(OSError):  # the journal says so itself where it cannot be written
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    journal = Journal(settings.state_dir / names.JOURNAL, log.get())
+    journal.sweep(_is_over)
+    return journal
+
+
+def _is_over(path: str) -> bool:
+    """Whether nothing is left to do about a file of the journal: it is gone, or has its record."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        return True
+    return records.lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)
