@@ -1,6 +1,7 @@
 """The real program on the fake engine: `python -m tests.fake_daemon run -c config.yaml`.
 
 What the engine does comes from the environment: `FAKE_READ_S` is how long it takes over an image;
+with `FAKE_READS` each is noted as `PID WIDTH` in the file `reads`;
 a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT`, `FAKE_RAISE` or `FAKE_SYSTEM_EXIT` makes it
 misbehave over images of that width (px); `FAKE_LEAK_MB` is lost at every image. A file `reading` in
 the working folder says that an image is in hand.
@@ -8,7 +9,8 @@ the working folder says that an image is in hand.
 Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the handler fails over;
 `FAKE_DIES` is the thread (`dispatcher`, `reader`, `emitter`, `consumer`) that ends at the next event or job
 once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
-at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again.
+at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again, `FAKE_TURN_S`
+how long a document may keep others waiting.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from watchdog.observers.inotify_c import InotifyFD
 
 from ocr_watcher import cli
 from ocr_watcher.inbox import intake, watch
+from ocr_watcher.jobs import attempt
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
 from ocr_watcher.service import assembly
@@ -55,6 +58,9 @@ class _Scripted(FakeEngine):
     def read(self, bgr: NDArray[np.uint8]) -> object:
         width = str(bgr.shape[1])
         Path("reading").touch()
+        if "FAKE_READS" in os.environ:
+            with open("reads", "a", encoding="ascii") as reads:
+                reads.write(f"{os.getpid()} {width}\n")
         time.sleep(float(os.environ.get("FAKE_READ_S", "0")))
         if leak := int(os.environ.get("FAKE_LEAK_MB", "0")):
             _lost.append(bytearray(os.urandom(1)) * (leak << 20))
@@ -106,6 +112,8 @@ def _set_up() -> None:
         time.time = lambda: random.uniform(0, 4e9)  # noqa: S311 - any moment until 2096
     if pause := os.environ.get("FAKE_PAUSE_S"):
         intake._FIRST_PAUSE_S = float(pause)
+    if turn := os.environ.get("FAKE_TURN_S"):
+        attempt._TURN_S = float(turn)
 
 
 if __name__ == "__main__":

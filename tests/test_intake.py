@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ocr_watcher.inbox import intake
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.ready import CLOSED_SETTLE_S
 from ocr_watcher.inbox.records import RecordState
@@ -410,3 +412,71 @@ def test_in_any_order_of_events_no_file_is_offered_while_it_is_written_and_each_
 
     play()
     print(f"{stories} orders of events: {offers} versions offered, each once and none too early")
+
+
+def test_the_files_that_are_gone_are_looked_for_in_slices() -> None:
+    """On a slow share, 100,000 looks in one piece outlast the watchdog."""
+    world = World()
+    for number in range(100):
+        path = world.add(f"/in/{number}.png")
+        world.records[path] = (Stamp(1, 1), RecordState.DONE)
+    world.scan()
+    world.files.pop("/in/50.png")
+    looks = []
+    world.intake._stat = lambda path: looks.append(path) or world.stat(path)  # type: ignore[func-returns-value]
+    steps = world.intake.forget_gone(99)
+    next(steps)
+    assert len(looks) == 1
+    assert len(list(steps)) == 99
+    assert not world.intake.knows("/in/50.png", world_status())
+    assert world.intake.knows("/in/51.png", world_status())
+
+
+def world_status() -> Any:
+    return type("Status", (), {"st_size": 1, "st_mtime_ns": 1})()
+
+
+def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not remembered has its record read again, and that is all."""
+    monkeypatch.setattr(intake, "_MAX_KNOWN", 3)
+    world = World()
+    for number in range(5):
+        path = world.add(f"/in/{number}.png")
+        world.records[path] = (Stamp(1, 1), RecordState.DONE)
+    world.scan()
+    world.scan()
+    assert len(world.intake._known) == 3
+    assert world.queued == []
+    assert world.record_reads == 5 + 2
+
+
+def test_a_file_that_came_back_says_that_it_was_queued_before() -> None:
+    world = World()
+    world.intake.notice(world.add("/in/a.png"), closed=True)
+    world.pass_(CLOSED_SETTLE_S)
+    assert [job.redelivered for job in world.queue] == [False]
+    world.finish(Outcome.RESETTLE)
+    world.pass_(1.0)
+    assert [job.redelivered for job in world.queue] == [True]
+    world.finish(Outcome.RETRY)
+    world.pass_(300)
+    assert [job.redelivered for job in world.queue] == [True]
+    world.finish()
+    world.files["/in/a.png"] = (2, 2)  # another version
+    world.intake.notice("/in/a.png")
+    world.pass_(1.0)
+    assert [job.redelivered for job in world.queue] == [False]
+
+
+def test_nothing_stays_busy_after_the_intake_starts_over() -> None:
+    """Memory may run out while the end of a job is being noted."""
+    world = World()
+    for name in ("a", "b"):
+        world.intake.notice(world.add(f"/in/{name}.png"))
+    world.pass_(1.0)
+    lost, kept = world.queue
+    world.queue.remove(lost)
+    world.intake.start_over([kept.path])
+    assert world.scan() == 0
+    world.pass_(1.0)
+    assert sorted(world.queued) == ["/in/a.png", "/in/b.png"]

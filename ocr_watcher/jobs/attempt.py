@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.supervision import Supervision
     from ocr_watcher.memory import Guard, Memory
 
+# Whatever a file can cause to be raised. A library that calls for an exit ends the file, not the thread. Not
+# KeyboardInterrupt: that is somebody who wants the process to end.
+_ANYTHING = (Exception, SystemExit, GeneratorExit)
+# Nothing could be done and nothing is to be held against the file: the next attempt may find it otherwise.
+_LATER = Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE)
 # What an attempt that used up the last try was, by the journal's code.
 _LAST_ERRORS: dict[str, type[FileError]] = {error.code: error for error in (EngineError, JobTimeoutError)}
 # However little memory is left, a page is tried at this size before it is given up: the prediction is
@@ -96,7 +101,7 @@ class Attempt:
     def run(self) -> Outcome:
         """Take the file from the queue to its record."""
         job, tools = self._job, self._tools
-        verdict, error = Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE), None
+        verdict, error = _LATER, None
         try:
             tools.observer.job_started(job)
             tools.observer.page_started(job, 0, 0)
@@ -105,10 +110,11 @@ class Attempt:
         except KeyboardInterrupt:  # somebody wants the process to end now: not the file's fault
             tools.journal.forgive(job.path)
             raise
-        except (Exception, SystemExit) as trouble:  # noqa: BLE001 - see the module: nothing escapes
+        except _ANYTHING as trouble:
             # Not even the error could be dealt with. The file is as it was, so it is tried again.
             tools.observer.trouble(job, trouble)
-            verdict = Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE)
+            tools.journal.forgive(job.path)
+            verdict = _LATER
         self._look_at_memory()
         tools.observer.job_ended(
             JobEnded(
@@ -133,15 +139,14 @@ class Attempt:
         self._rss_before_mb = tools.memory.rss_mb()
         known = tools.journal.begin(job.path, job.stamp)
         self._number = known.count + 1
-        error: FileError | Interruption
         try:
             with open_folder(job.root, job.parts) as folder:
-                verdict, error_here = self._in_folder(folder, known)
-        except FileError as folder_error:
-            error = folder_error
-        else:
-            return verdict, error_here
-        return self._judge(error), error
+                return self._in_folder(folder, known)
+        except _ANYTHING as raised:
+            error = self._as_file_error(raised)
+            verdict = self._judge(error)
+            # Without its folder the file can have no record, so it is not given up.
+            return (_LATER if verdict.outcome is Outcome.FAILED else verdict), error
 
     def _in_folder(self, folder: int, known: Attempts) -> tuple[Verdict, FileError | Interruption | None]:
         error: FileError | Interruption
@@ -150,7 +155,7 @@ class Attempt:
             self._read_and_write(folder)
         except Interruption as interruption:
             error = interruption
-        except (Exception, SystemExit) as raised:  # noqa: BLE001 - becomes a FileError, whatever it is
+        except _ANYTHING as raised:
             error = self._as_file_error(raised)
         else:
             return DONE, None
@@ -321,11 +326,11 @@ class Attempt:
                 self._source(), error, attempts=self._number, will_retry=error.transient
             )
             commit.commit_error(folder, job.name, like, record)
-        except Exception as trouble:  # noqa: BLE001 - not an error while recording an error either
+        except _ANYTHING as trouble:  # not an error while recording an error either
             # This is not the file's fault: the next try ends in the same error, however many there are.
             self._tools.journal.failed(job.path, error.code, str(error))
             self._tools.observer.record_failed(job, trouble)
-            return Verdict(Outcome.RETRY, Count.FORGIVE, Record.NONE), error
+            return _LATER, error
         self._record = names.records_of(job.name).error
         return verdict, error
 

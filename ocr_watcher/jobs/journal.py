@@ -168,6 +168,10 @@ class Journal:
 
         return self._do(act, otherwise=False)
 
+    def forget_pages(self, path: str) -> None:
+        """Drop every page of `path`: they cannot be read back."""
+        self._do(lambda db: db.execute("DELETE FROM pages WHERE path = ?", (os.fsencode(path),)), None)
+
     def page(self, path: str, key: str, page: int) -> bytes | None:
         """The content of a page that was kept; None where it is not there."""
 

@@ -80,6 +80,7 @@ class Pages:
             page = replace(page_of(fields["page"]), limited=bool(fields["limited"]))
             return PageRead(page, float(fields["load_s"]), float(fields["ocr_s"]))
         except (ValueError, KeyError, TypeError) as error:
+            self._journal.forget_pages(self._path)
             raise StateError(
                 f"page {index + 1} was kept in the state folder and cannot be read back"
             ) from error
