@@ -29,7 +29,7 @@ from ocr_watcher.jobs.supervision import Supervision
 from ocr_watcher.outputs import sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ocr_watcher.jobs.journal import Journal
     from ocr_watcher.ocr.engine import Engine
@@ -168,11 +168,15 @@ class Process:
     """A daemon in a process of its own, its log lines parsed as they come."""
 
     def __init__(
-        self, arguments: list[str], folder: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._stderr = (folder / "stderr").open("w+b")
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*prefix, sys.executable, *arguments],
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
@@ -229,11 +233,18 @@ class Process:
 
 @contextlib.contextmanager
 def daemon(
-    folder: Path, environment: Mapping[str, str] | None = None, *, real: bool = False
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    real: bool = False,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Process]:
-    """`ocr-watcher run` in `folder`; with the fake engine unless `real` (see `fake_daemon`)."""
+    """`ocr-watcher run` in `folder`; with the fake engine unless `real` (see `fake_daemon`).
+
+    `prefix` is a command that runs it.
+    """
     module = "ocr_watcher" if real else "tests.fake_daemon"
-    process = Process(["-m", module, "run", "-c", "config.yaml"], folder, environment)
+    process = Process(["-m", module, "run", "-c", "config.yaml"], folder, environment, prefix)
     try:
         yield process
     finally:

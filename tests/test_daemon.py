@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -438,3 +439,32 @@ def test_a_bad_configuration_is_78(home: Path) -> None:
         assert running.wait() == 78
         assert "config.yaml:2" in running.text
         assert "mode" in running.text
+
+
+def test_files_in_the_page_cache_are_no_want_of_memory(home: Path) -> None:
+    """In a container that has read many scans, the page cache fills the limit; it is given back when wanted."""
+    group = Path("/sys/fs/cgroup/memory/ocr-watcher-cache-test")
+    if not group.parent.is_dir() or not os.access(group.parent, os.W_OK):
+        pytest.skip("NO MEMORY LIMIT CAN BE MADE ON THIS MACHINE: no writable memory controller (cgroup v1)")
+    limit = 300 << 20
+    Image.new("RGB", (5000, 5000), "white").save(home / "large.png")  # 115 MiB to decode
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(limit))
+        # Who writes a file is charged for its pages in the cache.
+        fill = f"echo $$ > {group}/cgroup.procs && head -c {limit} /dev/zero > cached && sync cached"
+        subprocess.run(["sh", "-c", fill], cwd=home, check=True)
+        with daemon(
+            home, prefix=["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        ) as running:
+            (stats,) = running.wait_for("memory.stats")[:1]
+            used_mb = int((group / "memory.usage_in_bytes").read_text()) / (1 << 20)
+            assert used_mb > 250
+            assert stats["available_mb"] > 150
+            (home / "large.png").rename(home / "inbox" / "large.png")
+            running.wait_for("ocr.done")
+            assert running.stop() == 0
+        assert sidecar_of(home / "inbox" / "large.png")["text"] == "1024x1024"
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), 10)
+        group.rmdir()

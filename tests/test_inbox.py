@@ -102,6 +102,30 @@ def test_the_same_stem_with_every_extension(home: Path) -> None:
     print(f"{len(files)} extensions, one stem: {len(files)} sidecars")
 
 
+@as_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed: root may read all")
+def test_a_file_that_may_not_be_read_is_told_whatever_its_name_and_stops_nothing(home: Path) -> None:
+    """Such a name is part of what the operating system says; the record of that must be valid all the same."""
+    inbox = home / "inbox"
+    bad = inbox / "\udcff\udcfe.png"
+    dot(bad)
+    bad.chmod(0o600)
+    os.chown(bad, 12345, 12345)
+    # What lets root read everything is taken away, so that permissions bind the daemon as any user.
+    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-chown"]
+    with daemon(home, {"FAKE_PAUSE_S": "0.05"}, prefix=prefix) as running:
+        running.wait_for("ocr.failed", 4)
+        dot(inbox / "good.png")
+        running.wait_for("ocr.done")
+        error = error_of(bad)["error"]
+        assert (error["code"], error["will_retry"]) == ("unreadable", True)
+        assert r"\xff\xfe.png" in error["message"]
+        bad.chmod(0o644)
+        running.wait_for("ocr.done", 2)
+        assert running.stop() == 0
+    assert sidecar_of(bad)["status"] == "ok"
+
+
 # -- times -------------------------------------------------------------------------------------
 
 _YEAR_NS = 365 * 24 * 3600 * 10**9
