@@ -19,7 +19,7 @@ import compare_corpus as corpus
 from ocr_watcher import config, memory
 from ocr_watcher.inputs import image
 from ocr_watcher.inputs.base import DecodeLimits
-from ocr_watcher.ocr import engine, models, result
+from ocr_watcher.ocr import models, paddle_ocr, result
 
 SIZES_PX = (1024, 960, 896, 832, 768, 704)
 # Letters of 7 to 12 points on A4 at 175 dpi, in pixels.
@@ -40,7 +40,7 @@ def main() -> None:
     memory.use_one_heap()
     spec = models.resolve(asked.model, config.OcrSettings().model_store, "onnxruntime", None)
     readers = {
-        px: engine.create(
+        px: paddle_ocr.create(
             "onnxruntime", spec, 0, {"text_det_limit_side_len": px, "text_det_limit_type": "max"}
         )
         for px in SIZES_PX
@@ -65,7 +65,9 @@ def small_print(folder: Path, letters_px: int) -> list[corpus.Picture]:
     return pictures
 
 
-def compare(name: str, pictures: list[corpus.Picture], readers: dict[int, engine.PaddleOcrEngine]) -> None:
+def compare(
+    name: str, pictures: list[corpus.Picture], readers: dict[int, paddle_ocr.PaddleOcrEngine]
+) -> None:
     """Read everything with every reader, in turn, and print a row for each."""
     took: dict[int, list[float]] = {px: [] for px in readers}
     found = {px: [0, 0, 0] for px in readers}

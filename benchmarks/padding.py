@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import compare_corpus as corpus
 
 from ocr_watcher import config
 from ocr_watcher.inputs import image
-from ocr_watcher.ocr import engine, inference, models, result
+from ocr_watcher.ocr import inference, models, paddle_ocr, result
+
+if TYPE_CHECKING:
+    from ocr_watcher.document import Line
 
 PADDINGS_PX = (0, 32, 64, 96)
 _LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
@@ -28,8 +32,8 @@ def main() -> None:
     parser.add_argument("--model", default="PP-OCRv6_small")
     asked = parser.parse_args()
     spec = models.resolve(asked.model, config.OcrSettings().model_store, "onnxruntime", None)
-    as_paddlex = engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
-    ours = engine.create("onnxruntime", spec, 0, {}, precision="fp32")
+    as_paddlex = paddle_ocr.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
+    ours = paddle_ocr.create("onnxruntime", spec, 0, {}, precision="fp32")
     pictures = corpus.find(asked.corpus, asked.images)
     ways = ("PaddleX", *PADDINGS_PX)
     total = dict.fromkeys(ways, 0)
@@ -38,7 +42,7 @@ def main() -> None:
     for picture in pictures:
         with open(picture.path, "rb") as file:
             pages = [page.bgr for page in image.pages(file, _LIMITS)]
-        lines: dict[int | str, list[result.Line]] = {}
+        lines: dict[int | str, list[Line]] = {}
         for way in ways:
             if isinstance(way, int):
                 inference._PADDING_PX = way  # type: ignore[misc] # noqa: SLF001 - the subject

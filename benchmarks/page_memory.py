@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ocr_watcher import config, memory
-from ocr_watcher.ocr import engine, models
+from ocr_watcher.ocr import models, paddle_ocr
 
 SIDES_PX = (256, 512, 1024, 1536, 2048, 3000, 4000)
 
@@ -54,7 +54,7 @@ def main() -> None:
     asked = parser.parse_args()
     spec = models.resolve(asked.model, config.OcrSettings().model_store, asked.engine, None)
     memory.use_one_heap()  # as the daemon does
-    reader = engine.create(asked.engine, spec, 0, {}, provider=asked.provider)
+    reader = paddle_ocr.create(asked.engine, spec, 0, {}, provider=asked.provider)
     reader.warm_up()
     probe = memory.Memory()
     probe.settle()

@@ -17,7 +17,7 @@ import numpy as np
 
 from ocr_watcher import config
 from ocr_watcher.inputs import image
-from ocr_watcher.ocr import engine, graph, inference, models
+from ocr_watcher.ocr import graph, inference, models, paddle_ocr, paddlex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
-_OPTIONS = {"enable_cpu_mem_arena": False, "enable_mem_pattern": False}
 _CONVOLUTIONS = range(100)  # more than there are
 
 
 def lines_of(model: str, pictures: Sequence[corpus.Picture]) -> tuple[list[NDArray[np.float32]], Path]:
     """Every line as the recogniser gets it, and the recogniser's file."""
     spec = models.resolve(model, config.OcrSettings().model_store, "onnxruntime", None)
-    reader = engine.create("onnxruntime", spec, 0, {}, precision="fp32")
-    recogniser: Any = reader._ocr.paddlex_pipeline._pipeline.text_rec_model  # noqa: SLF001 - the subject
+    reader = paddle_ocr.create("onnxruntime", spec, 0, {}, precision="fp32")
+    recogniser: Any = paddlex.pipeline_of(reader._ocr).text_rec_model  # noqa: SLF001 - the subject
     run, lines = recogniser._logits, []  # noqa: SLF001 - the subject
 
     def tap(x: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -51,14 +50,14 @@ def lines_of(model: str, pictures: Sequence[corpus.Picture]) -> tuple[list[NDArr
 
 
 def recognise(
-    file: Path, lines: list[NDArray[np.float32]], names: Sequence[str], by_pixel: Sequence[str]
+    file: Path, lines: list[NDArray[np.float32]], names: Sequence[str], per_pixel: Sequence[str]
 ) -> Iterator[tuple[NDArray[np.float32], float]]:
     """Logits of every line with these convolutions in 8 bits, and the seconds each took."""
-    model = graph.Recogniser(file)
+    model = graph.RecogniserGraph(file)
     model.end_in_logits()
     if names:
-        model.compute_in_8_bits(names, by_pixel)
-    run = inference.OnnxRuntime(model.serialised(), 1, _OPTIONS)
+        model.quantise(names, per_pixel)
+    run = inference.OnnxRuntime(model.serialised(), 1)
     for line in lines:
         began = time.perf_counter()
         (logits,) = run([line])
@@ -67,7 +66,7 @@ def recognise(
 
 def read(logits: NDArray[np.float32]) -> tuple[list[int], float]:
     """The characters, as numbers, and their mean likelihood."""
-    best, likely = inference._best(logits)  # noqa: SLF001 - the subject
+    best, likely = inference.best_characters(logits)
     scores = likely[likely > 0]
     return [int(c) for c, _ in itertools.groupby(best) if c], float(scores.mean()) if scores.size else 0.0
 
@@ -81,14 +80,12 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="also every convolution alone")
     asked = parser.parse_args()
     lines, file = lines_of(asked.model, corpus.find(asked.corpus, asked.images))
-    chosen = inference._IN_8_BITS[f"{asked.model}_rec"]  # noqa: SLF001 - the subject
-    by_pixel = [f"Conv.{n}" for n in chosen.by_pixel]
-    names = [graph.LOGITS, *(f"Conv.{n}" for n in chosen.plain), *by_pixel]
+    chosen = inference.QUANTISED[f"{asked.model}_rec"]
     every = [f"Conv.{n}" for n in _CONVOLUTIONS]
     ways: dict[str, tuple[list[str], list[str]]] = {
         "none": ([], []),
-        "the chosen": (names, by_pixel),
-        "the chosen, none by pixel": (names, []),
+        "the chosen": (chosen.nodes, chosen.per_pixel_nodes),
+        "the chosen, none by pixel": (chosen.nodes, []),
         "all": ([graph.LOGITS, *every], []),
     }
     if asked.each:

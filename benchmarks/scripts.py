@@ -16,12 +16,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from ocr_watcher import config
-from ocr_watcher.ocr import engine, models, result
+from ocr_watcher.ocr import models, paddle_ocr, result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from ocr_watcher.document import Line
+    from ocr_watcher.ocr.engine import Engine
 
 
 def hanzi() -> str:
@@ -66,7 +69,7 @@ def distance(one: str, other: str) -> int:
     return row[-1]
 
 
-def read(reader: engine.Engine, bgr: NDArray[np.uint8]) -> Sequence[result.Line]:
+def read(reader: Engine, bgr: NDArray[np.uint8]) -> Sequence[Line]:
     """Lines from top to bottom."""
     return sorted(result.normalise(reader.read(bgr)), key=lambda line: min(y for _, y in line.polygon))
 
@@ -82,7 +85,7 @@ def main() -> None:
     asked = parser.parse_args()
     spec = models.resolve(asked.model, config.OcrSettings().model_store, "onnxruntime", None)
     readers = [
-        engine.create("onnxruntime", spec, 0, {}, precision=precision) for precision in ("fp32", "auto")
+        paddle_ocr.create("onnxruntime", spec, 0, {}, precision=precision) for precision in ("fp32", "auto")
     ]
     print("| script | characters | error rate, fp32 | 8 bits | lines | other text | score off by > 0.02 |")
     print("|---|---|---|---|---|---|---|")

@@ -141,10 +141,10 @@ def _run(asked: argparse.Namespace) -> int:
 
 def _check_ocr(settings: Settings) -> list[str]:
     """Mistakes that only the rooms of engine and models know; returns their remarks."""
-    from ocr_watcher.ocr import engine, models
+    from ocr_watcher.ocr import models, params
 
     models.check(settings.ocr.model, settings.ocr.engine)
-    _, notes = engine.translate_params(settings.ocr.params)
+    _, notes = params.translate_params(settings.ocr.params)
     return notes
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocr_watcher.ocr import engine, models
+from ocr_watcher.ocr import models, paddle_ocr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,18 +24,18 @@ def model_store() -> Path:
 
 
 @pytest.fixture(scope="session")
-def onnxruntime_engine(model_store: Path) -> Iterator[engine.PaddleOcrEngine]:
+def onnxruntime_engine(model_store: Path) -> Iterator[paddle_ocr.PaddleOcrEngine]:
     """The default engine with the default model, loaded once for all tests."""
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, {})
+    made = paddle_ocr.create("onnxruntime", spec, 0, {})
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def paddle_engine(model_store: Path) -> Iterator[engine.PaddleOcrEngine]:
+def paddle_engine(model_store: Path) -> Iterator[paddle_ocr.PaddleOcrEngine]:
     """Paddle Inference with oneDNN, loaded once for all tests."""
     spec = models.resolve("PP-OCRv5_mobile", model_store, "paddle", None)
-    made = engine.create("paddle", spec, 0, {})
+    made = paddle_ocr.create("paddle", spec, 0, {})
     yield made
     made.close()

@@ -1,11 +1,9 @@
-"""The engines on drawn images, and everything that is decided before one is loaded."""
+"""The engines on drawn images, what is decided before one is loaded, and the test double."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import logging
-import os
 import re
 import resource
 import subprocess
@@ -18,22 +16,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ocr_watcher.errors import ConfigError, EngineError, OutOfMemoryError, UnavailableError
-from ocr_watcher.ocr import engine as engine_module
-from ocr_watcher.ocr import models, result
-from ocr_watcher.ocr.engine import (
-    PADDLEOCR_PARAMS,
-    RENAMED_PARAMS,
-    FakeEngine,
-    PaddleOcrEngine,
-    check_paddle_version,
-    create,
-    drawn_text,
-    translate_params,
-    turn_back,
-    usable_cpus,
-)
+from ocr_watcher.errors import EngineError, OutOfMemoryError, UnavailableError
+from ocr_watcher.ocr import models, paddle_ocr, paddlex, result
+from ocr_watcher.ocr.cpus import usable_cpus
+from ocr_watcher.ocr.engine import FakeEngine, drawn_text
 from ocr_watcher.ocr.models import ModelSpec
+from ocr_watcher.ocr.paddle_ocr import PaddleOcrEngine, check_paddle_version, create, turn_back
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,9 +50,9 @@ def page(*lines: tuple[str, int, int]) -> NDArray[np.uint8]:
 WITHOUT_PADDLE = """
 import sys
 from pathlib import Path
-from ocr_watcher.ocr import engine, models
+from ocr_watcher.ocr import models, paddle_ocr
 spec = models.resolve("PP-OCRv6_small", Path(sys.argv[1]), "onnxruntime", None)
-made = engine.create("onnxruntime", spec, 0, {})
+made = paddle_ocr.create("onnxruntime", spec, 0, {})
 assert "paddleocr" in sys.modules
 made.warm_up()
 made.close()
@@ -128,7 +116,7 @@ def test_who_it_is(real_engine: PaddleOcrEngine) -> None:
 
 
 def test_the_settings_reach_onnxruntime(onnxruntime_engine: PaddleOcrEngine) -> None:
-    pipeline = onnxruntime_engine._ocr.paddlex_pipeline
+    pipeline = paddlex.pipeline_of(onnxruntime_engine._ocr)
     logits = pipeline.text_rec_model._logits  # one thread a line, as many lines as threads
     for runner, threads, pooled in (
         (pipeline.text_det_model.runner, usable_cpus(), True),
@@ -142,7 +130,7 @@ def test_the_settings_reach_onnxruntime(onnxruntime_engine: PaddleOcrEngine) -> 
 
 
 def test_the_settings_reach_paddle(paddle_engine: PaddleOcrEngine) -> None:
-    config = paddle_engine._ocr.paddlex_pipeline.text_rec_model.runner._config
+    config = paddlex.pipeline_of(paddle_engine._ocr).text_rec_model.runner._config
     assert config["run_mode"] == "mkldnn"
     assert config["mkldnn_cache_capacity"] == 1
     assert config["cpu_threads"] == usable_cpus()
@@ -187,7 +175,7 @@ def test_out_of_memory_is_told_from_other_errors(message: str) -> None:
 def test_of_paddles_stack_only_the_reason_is_told() -> None:
     stack = "C++ Traceback\n0 paddle::f\n\n-----\nError Message Summary:\n-----\n"
     error = RuntimeError(f"{stack}InvalidArgumentError: bad\n  shape")
-    assert engine_module._summary(error) == "RuntimeError: InvalidArgumentError: bad shape"
+    assert paddle_ocr._summary(error) == "RuntimeError: InvalidArgumentError: bad shape"
 
 
 # -- a turned document -------------------------------------------------------------------------
@@ -231,111 +219,7 @@ def test_a_turned_document_is_told_in_its_own_pixels(onnxruntime_engine: PaddleO
     assert (min(ys), max(ys)) == pytest.approx((ink_y.min(), ink_y.max()), abs=12)
 
 
-# -- arguments ---------------------------------------------------------------------------------
-
-
-def test_the_known_names_are_those_of_the_installed_paddleocr() -> None:
-    from paddleocr import PaddleOCR, _common_args  # noqa: PLC0415 -- seconds
-    from paddleocr._pipelines import ocr  # noqa: PLC0415 -- seconds
-
-    own = inspect.signature(PaddleOCR.__init__).parameters.keys() - {"self", "kwargs"}
-    shared = _common_args.parse_common_args({}, default_enable_hpi=None).keys() | {"paddlex_config"}
-    renamed_inside = {"use_pptrt": "use_tensorrt", "pptrt_precision": "precision"}
-    assert own | {renamed_inside.get(name, name) for name in shared} == PADDLEOCR_PARAMS
-    assert engine_module._TAKEN_PARAMS.keys() | engine_module.PARAM_VALUES.keys() >= PADDLEOCR_PARAMS
-    assert ocr._DEPRECATED_PARAM_NAME_MAPPING.items() <= RENAMED_PARAMS.items()
-    assert set(RENAMED_PARAMS.values()) <= PADDLEOCR_PARAMS
-
-
-def test_new_names_pass_and_old_names_are_translated() -> None:
-    kwargs, notes = translate_params({"text_det_thresh": 0.4, "det_db_box_thresh": 0.5, "drop_score": 0.6})
-    assert kwargs == {"text_det_thresh": 0.4, "text_det_box_thresh": 0.5, "text_rec_score_thresh": 0.6}
-    assert notes == [
-        "ocr.params.det_db_box_thresh is called text_det_box_thresh since PaddleOCR 3.0",
-        "ocr.params.drop_score is called text_rec_score_thresh since PaddleOCR 3.0",
-    ]
-
-
-def test_what_changes_nothing_is_left_out_with_a_note() -> None:
-    given = {"use_gpu": False, "show_log": True, "device": "cpu", "lang": None, "use_angle_cls": None}
-    kwargs, notes = translate_params(given)
-    assert kwargs == {}
-    assert notes[:2] == [
-        "ocr.params.use_gpu is left out: this is a CPU service",
-        "ocr.params.show_log is left out: logging.level decides what is logged",
-    ]
-    assert notes[-1] == "ocr.params.use_angle_cls is left out: it is empty"
-    assert len(notes) == len(given)
-
-
-def test_every_refusal_is_listed() -> None:
-    with pytest.raises(ConfigError) as caught:
-        translate_params(
-            {
-                "use_gpu": True,
-                "lang": "de",
-                "ocr_version": "PP-OCRv4",
-                "use_onnx": True,
-                "text_det_tresh": 0.3,
-                "det_db_tresh": 0.3,
-                "qqq": 1,
-                "rec_batch_num": 6,
-                "text_recognition_batch_size": 8,
-                "engine_config": 3,
-            }
-        )
-    assert str(caught.value).splitlines() == [
-        "ocr.params.use_gpu: True is not possible: this is a CPU service",
-        "ocr.params.lang: 'de' is not possible: set ocr.lang",
-        "ocr.params.ocr_version: 'PP-OCRv4' is not possible: set ocr.model, for example to PP-OCRv5",
-        "ocr.params.use_onnx: True is not possible: set ocr.engine: onnxruntime",
-        "ocr.params.text_det_tresh: PaddleOCR has no such argument; did you mean text_det_thresh?",
-        "ocr.params.det_db_tresh: PaddleOCR has no such argument; did you mean text_det_thresh?",
-        "ocr.params.qqq: PaddleOCR has no such argument",
-        "ocr.params: text_recognition_batch_size is given under two names, with two values",
-        "ocr.params.engine_config: must be a mapping, not 3",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "must_be"),
-    [
-        ("text_det_limit_type", "maxx", "min, max or resize_long"),
-        ("det_limit_side_len", "896px", "a whole number of at least 1"),
-        ("text_det_limit_side_len", 0, "a whole number of at least 1"),
-        ("text_recognition_batch_size", True, "a whole number of at least 1"),
-        ("text_det_box_thresh", 60, "a number from 0 to 1"),
-        ("text_det_thresh", True, "a number from 0 to 1"),
-        ("text_det_unclip_ratio", 0, "a number above 0"),
-        ("text_rec_input_shape", [48, 320], "a list of three whole numbers: channels, height, width"),
-        ("use_angle_cls", "yes", "true or false"),
-        ("rec_model_dir", 3, "text"),
-    ],
-)
-def test_a_value_of_the_wrong_kind_is_refused(name: str, value: object, must_be: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        translate_params({name: value})
-    assert str(caught.value) == f"ocr.params.{name}: must be {must_be}, not {value!r}"
-
-
-def test_values_of_the_right_kind_pass() -> None:
-    given = {
-        "text_det_limit_type": "resize_long",
-        "text_det_limit_side_len": 896,
-        "text_det_thresh": 0.3,
-        "text_rec_score_thresh": 0,
-        "text_det_unclip_ratio": 2,
-        "text_rec_input_shape": (3, 48, 320),
-        "mkldnn_cache_capacity": -1,
-        "paddlex_config": {"pipeline_name": "OCR"},
-        "use_textline_orientation": False,
-    }
-    assert translate_params(given) == (given, [])
-
-
-def test_the_same_value_under_both_names_is_no_conflict() -> None:
-    kwargs, _ = translate_params({"rec_batch_num": 6, "text_recognition_batch_size": 6})
-    assert kwargs == {"text_recognition_batch_size": 6}
+# -- starting ----------------------------------------------------------------------------------
 
 
 def test_a_model_of_the_users_own_replaces_that_half(model_store: Path) -> None:
@@ -345,8 +229,9 @@ def test_a_model_of_the_users_own_replaces_that_half(model_store: Path) -> None:
 
     engine = create("onnxruntime", spec, 0, params)
     (line,) = result.normalise(engine.read(drawn_text("Invoice 2041")))
-    options = engine._ocr.paddlex_pipeline.text_rec_model.runner.session.get_session_options()
-    name = engine._ocr.paddlex_pipeline.text_rec_model.model_name
+    recogniser = paddlex.pipeline_of(engine._ocr).text_rec_model
+    options = recogniser.runner.session.get_session_options()
+    name = recogniser.model_name
     engine.close()
 
     assert (line.text, name) == ("Invoice 2041", "PP-OCRv5_mobile_rec")
@@ -365,9 +250,6 @@ def test_paddle_settings_for_onnxruntime_are_told_to_have_no_effect(caplog: pyte
     with pytest.raises(UnavailableError, match="cannot start"):
         create("onnxruntime", spec, 1, {"enable_mkldnn": True})
     assert "ocr.params.enable_mkldnn has no effect with ocr.engine onnxruntime" in caplog.messages
-
-
-# -- the machine -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["3.3.0", "3.3.1"])
@@ -391,54 +273,6 @@ def test_bad_paddle_releases_are_refused_before_loading(
 
 def test_the_pinned_paddle_is_good() -> None:
     check_paddle_version(importlib.metadata.version("paddlepaddle"))
-
-
-def cgroup(root: Path, own: str, files: dict[str, str]) -> Path:
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(own)
-    for name, text in files.items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-V1 = "4:memory:/a\n3:cpu,cpuacct:/a/b\n0::/\n"
-
-
-@pytest.mark.parametrize(
-    ("own", "files", "cpus"),
-    [
-        ("0::/a/b\n", {"a/b/cpu.max": "200000 100000\n"}, 2),
-        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000\n"}, 2),
-        ("0::/a/b\n", {"a/b/cpu.max": "20000 100000\n"}, 1),
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n"}, 3),
-        ("0::/of/the/host\n", {"cpu.max": "300000 100000\n"}, 3),
-        ("0::/a\n", {"a/cpu.max": "max 100000\n"}, 8),
-        (
-            V1,
-            {"cpu,cpuacct/a/b/cpu.cfs_quota_us": "400000\n", "cpu,cpuacct/a/b/cpu.cfs_period_us": "100000\n"},
-            4,
-        ),
-        (V1, {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "25000\n"}, 2),
-        (V1, {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 8),
-        ("", {}, 8),
-    ],
-)
-def test_threads_follow_the_cpu_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], cpus: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
-    assert usable_cpus(cgroup(tmp_path, own, files)) == cpus
-
-
-def test_threads_follow_the_affinity_of_this_process(tmp_path: Path) -> None:
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert usable_cpus(tmp_path) == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 # -- the double --------------------------------------------------------------------------------

@@ -74,13 +74,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return likely
 
 
-def kinds(model: graph.Recogniser) -> list[str]:
+def kinds(model: graph.RecogniserGraph) -> list[str]:
     return [node.op_type for node in onnx.load_from_string(model.serialised()).graph.node]
 
 
 def test_logits_are_what_the_softmax_was_made_of(tmp_path: Path) -> None:
     file = recogniser(tmp_path / "model.onnx")
-    model = graph.Recogniser(file)
+    model = graph.RecogniserGraph(file)
     assert model.end_in_logits()
     assert "Softmax" not in kinds(model)
     for width in (1, 40):
@@ -92,13 +92,13 @@ def test_logits_are_what_the_softmax_was_made_of(tmp_path: Path) -> None:
 
 def test_a_model_that_ends_otherwise_stays_as_it_is(tmp_path: Path) -> None:
     file = recogniser(tmp_path / "model.onnx", last="Sigmoid")
-    model = graph.Recogniser(file)
+    model = graph.RecogniserGraph(file)
     assert not model.end_in_logits()
     x = a_line()
     assert (run(model.serialised(), x) == run(file, x)).all()
 
 
-def error(model: graph.Recogniser, file: Path, x: NDArray[np.float32]) -> float:
+def error(model: graph.RecogniserGraph, file: Path, x: NDArray[np.float32]) -> float:
     """Root mean square, by the spread of the right values."""
     exact = np.log(run(file, x)[0])
     found = run(model.serialised(), x)
@@ -109,9 +109,9 @@ def error(model: graph.Recogniser, file: Path, x: NDArray[np.float32]) -> float:
 
 def test_8_bits_are_near_and_the_addition_is_part_of_the_product(tmp_path: Path) -> None:
     file = recogniser(tmp_path / "model.onnx")
-    model = graph.Recogniser(file)
+    model = graph.RecogniserGraph(file)
     model.end_in_logits()
-    model.compute_in_8_bits(["Conv.1", graph.LOGITS, "Conv.99"])
+    model.quantise(["Conv.1", graph.LOGITS, "Conv.99"])
     assert kinds(model).count("DynamicQuantizeMatMul") == 2
     assert not {"Conv", "Add", "Gemm"} & set(kinds(model))
     assert 0 < error(model, file, a_line()) < 0.02
@@ -119,8 +119,8 @@ def test_8_bits_are_near_and_the_addition_is_part_of_the_product(tmp_path: Path)
 
 def test_an_addition_stays_where_the_sum_before_it_is_used_elsewhere(tmp_path: Path) -> None:
     file = recogniser(tmp_path / "model.onnx", extra="Neg")
-    model = graph.Recogniser(file)
-    model.compute_in_8_bits(["Conv.1"])
+    model = graph.RecogniserGraph(file)
+    model.quantise(["Conv.1"])
     assert kinds(model)[:4] == ["Transpose", "DynamicQuantizeMatMul", "Transpose", "Add"]
 
 
@@ -129,16 +129,16 @@ def test_pixels_of_their_own_range_keep_their_steps(tmp_path: Path) -> None:
     x = np.abs(a_line(64))
     x[..., 7] *= 300  # one column leaves the others less than one step
     errors = {}
-    for by_pixel in ((), ("Conv.1",)):
-        model = graph.Recogniser(file)
+    for per_pixel in ((), ("Conv.1",)):
+        model = graph.RecogniserGraph(file)
         model.end_in_logits()
-        model.compute_in_8_bits(["Conv.1"], by_pixel)
+        model.quantise(["Conv.1"], per_pixel)
         found = run(model.serialised(), x)
         others = np.arange(64) != 7
         exact = np.log(run(file, x)[0][others])
         exact -= exact.mean(axis=1, keepdims=True)
         found = found[others] - found[others].mean(axis=1, keepdims=True)
-        errors[by_pixel] = float(np.abs(found - exact).max())
+        errors[per_pixel] = float(np.abs(found - exact).max())
     assert errors[("Conv.1",)] < 0.1 < errors[()]
 
 
@@ -161,8 +161,8 @@ def test_other_convolutions_are_left_alone(
         [1, 8, "height", "columns"],
         kernel=RANDOM.normal(size=shape).astype(np.float32),
     )
-    model = graph.Recogniser(file)
-    model.compute_in_8_bits(["Conv.1"])
+    model = graph.RecogniserGraph(file)
+    model.quantise(["Conv.1"])
     assert kinds(model) == ["Conv"]
     x = a_line()
     assert (run(model.serialised(), x) == run(file, x)).all()

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from ocr_watcher.errors import ConfigError, OutOfMemoryError, UnavailableError
-from ocr_watcher.ocr import engine, inference, models, result
-from ocr_watcher.ocr.inference import SideBySide
+from ocr_watcher.ocr import inference, models, paddle_ocr, paddlex, result
+from ocr_watcher.ocr.paddlex import ParallelRecogniser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ocr_watcher.ocr.engine import PaddleOcrEngine
+    from ocr_watcher.document import Line
+    from ocr_watcher.ocr.paddle_ocr import PaddleOcrEngine
 
 needs_vnni = pytest.mark.skipif(
     inference.choose("onnxruntime").recogniser != "int8",
@@ -54,19 +55,19 @@ def scan(seed: int) -> NDArray[np.uint8]:
 def as_paddlex(model_store: Path) -> Iterator[PaddleOcrEngine]:
     """The unmodified pipeline: an explicit batch size leaves the models to PaddleX."""
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
+    made = paddle_ocr.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 1})
     yield made
     made.close()
 
 
-def lines_of(reader: PaddleOcrEngine, page: NDArray[np.uint8]) -> list[result.Line]:
+def lines_of(reader: PaddleOcrEngine, page: NDArray[np.uint8]) -> list[Line]:
     return list(result.normalise(reader.read(page)))
 
 
 @pytest.fixture(scope="module")
 def exact(model_store: Path) -> Iterator[PaddleOcrEngine]:
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, {}, precision="fp32")
+    made = paddle_ocr.create("onnxruntime", spec, 0, {}, precision="fp32")
     yield made
     made.close()
 
@@ -96,8 +97,8 @@ def test_the_same_lines_as_the_unmodified_pipeline(
 @pytest.mark.parametrize(("model", "least"), [("PP-OCRv6_small", 0.9), ("PP-OCRv6_tiny", 0.85)])
 def test_8_bits_read_nearly_the_same(model_store: Path, model: str, least: float) -> None:
     spec = models.resolve(model, model_store, "onnxruntime", None)
-    exact = engine.create("onnxruntime", spec, 0, {}, precision="fp32")
-    rounded = engine.create("onnxruntime", spec, 0, {}, precision="auto")
+    exact = paddle_ocr.create("onnxruntime", spec, 0, {}, precision="fp32")
+    rounded = paddle_ocr.create("onnxruntime", spec, 0, {}, precision="auto")
     total = texts = scores = differ = 0
     for seed in range(6):
         page = scan(seed)
@@ -116,14 +117,14 @@ def test_8_bits_read_nearly_the_same(model_store: Path, model: str, least: float
     assert scores >= least * total
 
 
-def _width_at_48(line: result.Line) -> float:
+def _width_at_48(line: Line) -> float:
     xs, ys = zip(*line.polygon, strict=True)
     return float(48 * (max(xs) - min(xs)) / (max(ys) - min(ys)))
 
 
 def test_the_session_of_paddlex_is_replaced_not_doubled(onnxruntime_engine: PaddleOcrEngine) -> None:
-    pipeline = onnxruntime_engine._ocr.paddlex_pipeline._pipeline
-    assert isinstance(pipeline.text_rec_model, SideBySide)
+    pipeline = paddlex.pipeline_of(onnxruntime_engine._ocr)
+    assert isinstance(pipeline.text_rec_model, ParallelRecogniser)
     assert isinstance(pipeline.text_rec_model._logits, inference.OnnxRuntime)
     assert pipeline.text_rec_model._recogniser.runner._logits is pipeline.text_rec_model._logits
     assert isinstance(pipeline.text_det_model.runner, inference.OnnxRuntime)
@@ -131,7 +132,7 @@ def test_the_session_of_paddlex_is_replaced_not_doubled(onnxruntime_engine: Padd
 
 def test_word_boxes_are_left_to_paddlex(model_store: Path, onnxruntime_engine: PaddleOcrEngine) -> None:
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, {"return_word_box": True})
+    made = paddle_ocr.create("onnxruntime", spec, 0, {"return_word_box": True})
     page = scan(1)
     try:
         found: Any = made.read(page)
@@ -144,8 +145,8 @@ def test_word_boxes_are_left_to_paddlex(model_store: Path, onnxruntime_engine: P
 @pytest.mark.parametrize("params", [{"text_recognition_batch_size": 4}, {"engine_config": {}}])
 def test_who_sets_what_paddlex_does_gets_paddlex(model_store: Path, params: dict[str, Any]) -> None:
     spec = models.resolve("PP-OCRv6_tiny", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, params, provider="auto")
-    assert not isinstance(made._ocr.paddlex_pipeline._pipeline.text_rec_model, SideBySide)
+    made = paddle_ocr.create("onnxruntime", spec, 0, params, provider="auto")
+    assert not isinstance(paddlex.pipeline_of(made._ocr).text_rec_model, ParallelRecogniser)
     assert made.provider == "onnxruntime"
     made.close()
 
@@ -154,7 +155,7 @@ def test_who_sets_what_paddlex_does_gets_paddlex(model_store: Path, params: dict
 
 
 class Recogniser:
-    """What `SideBySide` asks of PaddleX's: the text of a line is its first pixel."""
+    """What `ParallelRecogniser` asks of PaddleX's: the text of a line is its first pixel."""
 
     model_name = "fake"
     vis_font = None
@@ -194,10 +195,10 @@ def line(width: int, value: int, height: int = 48) -> NDArray[np.uint8]:
     return np.full((height, width, 3), value, np.uint8)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_results_come_in_the_order_of_the_lines(workers: int) -> None:
+@pytest.mark.parametrize("lines_at_once", [1, 2, 4])
+def test_results_come_in_the_order_of_the_lines(lines_at_once: int) -> None:
     recogniser = Recogniser()
-    reader = SideBySide(recogniser, recogniser.logits, workers)
+    reader = ParallelRecogniser(recogniser, recogniser.logits, lines_at_once)
     lines = [line(10 + 37 * n % 700, n) for n in range(100)]
     assert [found["rec_text"] for found in reader(lines)] == [str(n) for n in range(100)]
     assert list(reader([])) == []
@@ -221,7 +222,7 @@ def test_results_come_in_the_order_of_the_lines(workers: int) -> None:
 )
 def test_short_lines_are_padded_less(size: tuple[int, int], padded: int) -> None:
     recogniser = Recogniser()
-    list(SideBySide(recogniser, recogniser.logits, 1)([line(size[0], 1, size[1])]))
+    list(ParallelRecogniser(recogniser, recogniser.logits, 1)([line(size[0], 1, size[1])]))
     assert recogniser.widths == [padded]
 
 
@@ -238,7 +239,7 @@ def test_lines_side_by_side_are_together_no_wider_than_the_widest() -> None:
         inside.remove(x[0].shape[-1])
         return Recogniser().logits(x)
 
-    reader = SideBySide(recogniser, run, 4)
+    reader = ParallelRecogniser(recogniser, run, 4)
     lines = [line(3200 if n % 2 else 1000, n) for n in range(60)]
     assert [found["rec_text"] for found in reader(lines)] == [str(n) for n in range(60)]
     assert most == 3200
@@ -247,7 +248,7 @@ def test_lines_side_by_side_are_together_no_wider_than_the_widest() -> None:
 
 def test_an_error_in_a_thread_reaches_the_reader() -> None:
     recogniser = Recogniser()
-    reader = SideBySide(recogniser, recogniser.logits, 2)
+    reader = ParallelRecogniser(recogniser, recogniser.logits, 2)
     recogniser.error = MemoryError("scripted")
     with pytest.raises(MemoryError):
         list(reader([line(10, n) for n in range(8)]))
@@ -259,7 +260,7 @@ def test_an_error_in_a_thread_reaches_the_reader() -> None:
 def test_want_of_memory_in_a_thread_is_told_and_the_engine_goes_on(
     onnxruntime_engine: PaddleOcrEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = onnxruntime_engine._ocr.paddlex_pipeline._pipeline.text_rec_model
+    reader = paddlex.pipeline_of(onnxruntime_engine._ocr).text_rec_model
 
     def refuse(_: object) -> None:
         raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
@@ -276,7 +277,7 @@ def test_the_best_characters_are_those_of_a_softmax() -> None:
     logits = np.random.default_rng(1).normal(0, 3, (200, 30)).astype(np.float32)
     logits[:, 0] += 4  # most columns are blank
     logits[50:60, 7] += 30  # one character over several columns
-    best, likely = inference._best(logits)
+    best, likely = inference.best_characters(logits)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert (best == softmax.argmax(axis=1)).all()
     begins = [n for n in range(200) if best[n] != 0 and (n == 0 or best[n] != best[n - 1])]
@@ -343,13 +344,13 @@ def test_openvino_and_paddlex_settings_exclude_each_other(
     monkeypatch.setattr(inference, "choose", lambda *_: inference.Choice("openvino", "bf16", "int8", ""))
     spec = models.resolve("PP-OCRv6_tiny", model_store, "onnxruntime", None)
     with pytest.raises(ConfigError, match="text_recognition_batch_size"):
-        engine.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 6}, provider="openvino")
+        paddle_ocr.create("onnxruntime", spec, 0, {"text_recognition_batch_size": 6}, provider="openvino")
 
 
 @needs_openvino
 def test_openvino_reads_the_same_words(model_store: Path, onnxruntime_engine: PaddleOcrEngine) -> None:
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, {}, provider="openvino")
+    made = paddle_ocr.create("onnxruntime", spec, 0, {}, provider="openvino")
     assert made.provider == "openvino"
     same = total = 0
     for seed in range(3):
@@ -366,7 +367,7 @@ def test_openvino_reads_the_same_words(model_store: Path, onnxruntime_engine: Pa
 @needs_openvino
 def test_an_odd_page_does_openvino_no_harm(model_store: Path) -> None:
     spec = models.resolve("PP-OCRv6_tiny", model_store, "onnxruntime", None)
-    made = engine.create("onnxruntime", spec, 0, {}, provider="openvino")
+    made = paddle_ocr.create("onnxruntime", spec, 0, {}, provider="openvino")
     for shape in ((1, 1, 3), (1, 900, 3), (900, 1, 3), (40, 2000, 3)):
         assert lines_of(made, np.full(shape, 255, np.uint8)) == []
     made.warm_up()

@@ -11,7 +11,7 @@ from ocr_watcher.inputs.base import DecodeLimits
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.worker import Worker
-from ocr_watcher.ocr.engine import PaddleOcrEngine
+from ocr_watcher.ocr.paddle_ocr import PaddleOcrEngine
 from tests.support import Log, sidecar_of, tools
 
 SIZE = (4000, 2800)

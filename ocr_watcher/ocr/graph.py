@@ -1,7 +1,6 @@
-"""A text recogniser's ONNX graph, made to do the same with less: its last steps, and 8-bit products.
+"""Changes to a text recogniser's ONNX graph that make it faster: no softmax at its end, and 8-bit products.
 
-Every change is made in memory when the model is loaded; the file stays what it was. Imports onnx and numpy,
-and nothing of this project.
+They are made in memory when the model is loaded; the model's file stays as it is.
 """
 
 from __future__ import annotations
@@ -17,16 +16,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LOGITS = "logits"  # the output of `Recogniser.end_in_logits`, and the product that gives it
+# After `RecogniserGraph.end_in_logits`: the name of the output, and of the node that gives it.
+LOGITS = "logits"
 _INT8_MAX = 127
-_GELU_LOW = np.array(0.17, np.float32)  # a GELU gives no less than minus this
+_GELU_LOW = np.array(0.17, np.float32)  # the values of a GELU are never below minus this
 
 
-class Recogniser:
-    """The model of a text recogniser: one line in, (1, columns, characters) likelihoods out.
+class RecogniserGraph:
+    """The ONNX graph of a text recogniser: one line in, likelihoods of shape (1, columns, characters) out.
 
     Args:
-        file: the ONNX model. Raises what `onnx.load` raises.
+        file: the ONNX model.
+
+    Raises:
+        Exception: whatever `onnx.load` raises.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,21 +41,21 @@ class Recogniser:
         self._made_by = {name: node for node in self._graph.node for name in node.output}
 
     def serialised(self) -> bytes:
-        """The model as it is now."""
+        """The model as it is now, in the form of an ONNX file."""
         data: bytes = self._model.SerializeToString()
         return data
 
     def end_in_logits(self) -> bool:
-        """Take off the softmax: the output becomes (columns, characters), and no longer adds up to 1.
+        """Remove the softmax at the end, so that the output is logits of shape (columns, characters).
 
-        The likelihood of one character in some columns is all that is asked for, and it costs little to
-        compute from these. And the linear layer before it becomes a plain product of matrices, for which ONNX
-        Runtime arranges the weights at the start and adds the bias on the way. It wins a few per cent of the
-        model's time, and is what `compute_in_8_bits` needs for the layer over all the characters.
+        Only the likelihood of one character in some of the columns is ever needed, and it costs little to
+        compute from logits. The linear layer before the softmax becomes one `Gemm` node. ONNX Runtime packs
+        the weights of that when it loads the model, and adds the bias within the product. Both together save
+        a few per cent of the model's time, and `quantise` can compute such a node in 8 bits.
 
         Returns:
-            False, and nothing is changed, where the model does not end in a linear layer of constant
-            weights and a softmax.
+            Whether it was done. False, with nothing changed, where the model does not end in a linear layer
+            of constant weights and a softmax.
         """
         from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
 
@@ -64,7 +67,9 @@ class Recogniser:
             return False
         weights = self._origin(product.input[1])
         bias = next((name for name in map(self._origin, add.input) if name in self._constants), None)
-        if bias is None or weights not in self._constants or len(self._constants[weights].dims) != len("xy"):
+        if bias is None or weights not in self._constants:
+            return False
+        if len(self._constants[weights].dims) != 2:  # not a matrix
             return False
         inner, characters = self._constants[weights].dims
         self._graph.initializer.append(numpy_helper.from_array(np.array([-1, inner]), "columns_shape"))
@@ -80,23 +85,26 @@ class Recogniser:
         self._prune()
         return True
 
-    def compute_in_8_bits(self, names: Collection[str], by_pixel: Collection[str] = ()) -> None:
-        """Let pointwise convolutions, and the logits, be products of 8-bit integers with ONNX Runtime.
+    def quantise(self, names: Collection[str], per_pixel: Collection[str] = ()) -> None:
+        """Compute pointwise convolutions, and the logits, as products of 8-bit integers.
 
-        Weights are rounded once, to a scale for each channel; what they are multiplied with is rounded for
-        each line, to the range it has there: nothing is calibrated, so nothing hangs on a choice of examples.
+        This is dynamic quantisation. The weights are rounded here, with a scale for each output channel. The
+        input is rounded whenever the model runs, with one scale for its range in that line. So there is no
+        calibration, whose result would depend on the example images that it is made with.
 
         Args:
-            names: of `Conv` nodes of kernel and stride 1 in one group; others are left as they are, as is
-                what the model does not have. `LOGITS` is the product made by `end_in_logits`.
-            by_pixel: those of them, fed by a GELU, for which each pixel is brought to the same range first:
-                where a few pixels are a multiple of all others, these would get but a few of the 256 steps.
+            names: names of nodes: of `Conv` nodes of kernel and stride 1 in one group, and `LOGITS`, which is
+                the node that `end_in_logits` makes. Nodes of another kind are left as they are, and names
+                that the model does not have are ignored.
+            per_pixel: those of `names` whose input gets a scale for each pixel. All of them must be fed by a
+                GELU. This is for inputs in which a few pixels have values many times larger than all others:
+                with one scale for the line, those others would share a few of the 256 steps.
         """
         from onnx import helper, numpy_helper  # noqa: PLC0415
 
         nodes = list(self._graph.node)
         uses = Counter(name for node in nodes for name in node.input)
-        folded: set[str] = set()  # outputs of additions that a product does by the way
+        folded: set[str] = set()  # outputs of additions that became the bias of a product
         changed: list[Any] = []
         for node in nodes:
             if node.output[0] in folded:
@@ -108,12 +116,12 @@ class Recogniser:
                     numpy_helper.to_array(self._constants[self._origin(name)]) for name in node.input[1:]
                 )
                 changed += self._product(node.input[0], weights, offset, node.output[0])
-            elif node.op_type == "Conv" and (kernel := self._pointwise(node)) is not None:
+            elif node.op_type == "Conv" and (kernel := self._pointwise_weights(node)) is not None:
                 bias, output = self._bias_after(node, nodes, uses)
                 if output != node.output[0]:
                     folded.add(output)
                 rows, product = f"{output}_rows", f"{output}_product"
-                make = self._product_by_pixel if node.name in by_pixel else self._product
+                make = self._product_per_pixel if node.name in per_pixel else self._product
                 changed += [
                     helper.make_node("Transpose", [node.input[0]], [rows], perm=[0, 2, 3, 1]),
                     *make(rows, kernel, bias, product),
@@ -133,7 +141,14 @@ class Recogniser:
         bias: NDArray[np.float32] | None,
         output: str,
     ) -> list[Any]:
-        """Nodes for `rows` @ `weights` + `bias` in 8 bits; weights of shape (inner, outer)."""
+        """Nodes that compute `rows` @ `weights` + `bias` in 8 bits.
+
+        Args:
+            rows: name of the input, whose last dimension is `inner`.
+            weights: shape (inner, outer).
+            bias: shape (outer,), or None.
+            output: name of the output.
+        """
         from onnx import helper  # noqa: PLC0415
 
         largest = np.abs(weights).max(axis=0)
@@ -144,43 +159,50 @@ class Recogniser:
             self._constant(f"{output}_scale", scale),
         ]
         if bias is not None:
-            inputs += ["", self._constant(f"{output}_bias", bias)]  # "": no zero point of the weights
+            no_zero_point = ""  # the weights are rounded symmetrically
+            inputs += [no_zero_point, self._constant(f"{output}_bias", bias)]
         return [helper.make_node("DynamicQuantizeMatMul", inputs, [output], domain="com.microsoft")]
 
-    def _product_by_pixel(
+    def _product_per_pixel(
         self,
         rows: str,
         weights: NDArray[np.float32],
         bias: NDArray[np.float32] | None,
         output: str,
     ) -> list[Any]:
-        """The same, each row divided by its range first, and multiplied with it after."""
+        """As `_product`, but each row is divided by its range before the product, and multiplied by it after.
+
+        `rows` comes from a GELU, so the range reaches from -0.17 to the row's largest value.
+        """
         from onnx import helper  # noqa: PLC0415
 
-        highest, size, even, product, whole = (
-            f"{output}_{what}" for what in ("highest", "size", "even", "of_even", "unbiased")
+        highest, span, scaled, product, unbiased = (
+            f"{output}_{what}" for what in ("highest", "span", "scaled", "of_scaled", "unbiased")
         )
         if bias is None:
-            whole = output
+            unbiased = output
         nodes = [
             helper.make_node("ReduceMax", [rows], [highest], axes=[-1], keepdims=1),
-            helper.make_node("Add", [highest, self._constant(f"{output}_low", _GELU_LOW)], [size]),
-            helper.make_node("Div", [rows, size], [even]),
-            *self._product(even, weights, None, product),
-            helper.make_node("Mul", [product, size], [whole]),
+            helper.make_node("Add", [highest, self._constant(f"{output}_low", _GELU_LOW)], [span]),
+            helper.make_node("Div", [rows, span], [scaled]),
+            *self._product(scaled, weights, None, product),
+            helper.make_node("Mul", [product, span], [unbiased]),
         ]
         if bias is not None:
-            nodes.append(helper.make_node("Add", [whole, self._constant(f"{output}_bias", bias)], [output]))
+            nodes.append(
+                helper.make_node("Add", [unbiased, self._constant(f"{output}_bias", bias)], [output])
+            )
         return nodes
 
     def _constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a constant to the graph; returns its name."""
         from onnx import numpy_helper  # noqa: PLC0415
 
         self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
-    def _pointwise(self, node: Any) -> NDArray[np.float32] | None:  # noqa: ANN401 - a node of onnx
-        """The weights of a pointwise convolution as (inner, outer); None if it is another."""
+    def _pointwise_weights(self, node: Any) -> NDArray[np.float32] | None:  # noqa: ANN401 - a node of onnx
+        """Weights of a pointwise convolution as (inner, outer); None if it is another, or they vary."""
         from onnx import helper  # noqa: PLC0415
 
         given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -200,9 +222,12 @@ class Recogniser:
         nodes: list[Any],
         uses: Counter[str],
     ) -> tuple[NDArray[np.float32] | None, str]:
-        """A convolution's bias, also where that is an addition after it; and the name of what comes out."""
+        """A convolution's bias of shape (channels,) or None, and the name of the output with it.
+
+        The bias is either the convolution's own third input, or the constant of an addition after it.
+        """
         output = node.output[0]
-        if len(node.input) > len("xw"):
+        if len(node.input) > 2:  # input, weights, bias
             return self._array(node.input[2]), output
         after = next((other for other in nodes if output in other.input), None)
         if after is None or after.op_type != "Add" or uses[output] != 1:
@@ -214,7 +239,7 @@ class Recogniser:
         return bias.reshape(-1), after.output[0]
 
     def _array(self, name: str) -> NDArray[np.float32] | None:
-        """A constant's value, also where it is given another shape on the way; None if it is not constant."""
+        """A constant's value; None if `name` is none. That of a reshaped constant has its first shape."""
         from onnx import numpy_helper  # noqa: PLC0415
 
         name = self._origin(name)
@@ -223,16 +248,18 @@ class Recogniser:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def _origin(self, name: str) -> str:
+        """The value that `name` is a copy of: `Identity` nodes are followed backwards."""
         while name in self._made_by and self._made_by[name].op_type == "Identity":
             name = self._made_by[name].input[0]
         return name
 
     def _maker(self, name: str, kind: str) -> Any:  # noqa: ANN401 - a node of onnx, or None
+        """The node that computes `name`; None if that is not of this kind."""
         node = self._made_by.get(self._origin(name))
         return node if node is not None and node.op_type == kind else None
 
     def _prune(self) -> None:
-        """Leave out what no output needs."""
+        """Remove nodes and constants that no output needs."""
         wanted = {output.name for output in self._graph.output}
         kept = []
         for node in reversed(self._graph.node):

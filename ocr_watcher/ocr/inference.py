@@ -1,14 +1,7 @@
-"""Below PaddleOCR: how its detection and recognition models are run when they are ONNX files.
+"""Running ONNX models: on which library, in which numbers, and how text lines are prepared for it.
 
-PaddleX pads every line to at least 320 px and runs one after the other on all threads. Here a short
-line gets less, as many are read side by side as there are threads, one thread each, and in 8-bit
-integers where the processor is made for them (docs/benchmarks.md). Everything around the two models
-stays PaddleX's own: resizing, cutting out, decoding, order. `tests/test_inference.py` compares the two
-on the same images.
-
-The detector runs in ONNX Runtime, or in OpenVINO where that is installed and wanted; the recogniser in
-ONNX Runtime. Imports `errors` and `graph`; what it touches of PaddleX is in `take_over` and `SideBySide`,
-and nowhere else.
+The detector runs in ONNX Runtime, or in OpenVINO where that is installed and wanted. The recogniser runs in
+ONNX Runtime, in 8-bit integers where the processor has instructions for that (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -16,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,60 +21,68 @@ from ocr_watcher.errors import UnavailableError
 from ocr_watcher.ocr import graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    _Run: TypeAlias = Callable[[Sequence[NDArray[np.float32]]], list[NDArray[np.float32]]]
 
 Provider: TypeAlias = Literal["onnxruntime", "openvino"]
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
 
-# What a short line is padded by, at a height of 48 px, where PaddleX pads it to 320 px; then on to a
-# multiple of the step, so that there are few different shapes. On 20 receipts padding to the next 32 px
-# alone changed the text of 8 in 100 lines and took 0.0017 off the word F1; 64 more, of 2 in 100 and nothing.
+# PaddleX pads a line to at least 320 px at a height of 48 px. We pad a shorter line by this much, and then on
+# to a multiple of the step, so that there are few different shapes. On 20 receipts, 64 px changed the text of
+# 2 in 100 lines and left the word F1 as it was; no padding but the step changed 8 in 100 and took 0.0017 off.
 _PADDING_PX: Final = 64
 _STEP_PX: Final = 32
-# More lines at once would take more memory than they save time.
-_MAX_SIDE_BY_SIDE: Final = 4
-# Together they are at most this wide, at a height of 48 px: as wide as PaddleX makes the widest line, which
-# takes up to 145 MiB alone (docs/memory.md).
-_MAX_WIDTH_TOGETHER_PX: Final = 3200
-# Compiled shapes of pages that OpenVINO keeps. Unlimited, memory grows with every new one; with 8 an image
-# of receipts took a few per cent more time.
+# How many compiled shapes of pages OpenVINO keeps. Without a limit memory grows with every new shape. With 8,
+# an image of receipts took a few per cent more time.
 _OPENVINO_SHAPES: Final = 32
 
 
 @dataclass(frozen=True)
-class _In8Bits:
-    """Which convolutions of a recogniser, by their names in its ONNX file: see `graph.Recogniser`."""
+class Quantised:
+    """The convolutions of a recogniser that are computed in 8 bits: N for the node `Conv.N` of its ONNX file.
 
-    plain: tuple[int, ...]
-    by_pixel: tuple[int, ...]
+    Attributes:
+        per_line: Their input is rounded to one range for the whole line.
+        per_pixel: Their input is rounded to a range for each pixel; see `graph.RecogniserGraph.quantise`.
+    """
+
+    per_line: tuple[int, ...]
+    per_pixel: tuple[int, ...]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of all nodes to quantise, with the last layer."""
+        return [graph.LOGITS, *(f"Conv.{n}" for n in self.per_line), *self.per_pixel_nodes]
+
+    @property
+    def per_pixel_nodes(self) -> list[str]:
+        """Names of the nodes to quantise per pixel."""
+        return [f"Conv.{n}" for n in self.per_pixel]
 
 
-# Those that cost time, but for what loses more text than all of these together. Other models than these are
-# computed as they are.
-_IN_8_BITS: Final[Mapping[str, _In8Bits]] = MappingProxyType(
+# The convolutions that take the most time, except those few whose 8-bit form loses more text than all others
+# (benchmarks/precision.py --each). Models that are not listed are computed in 32 bits.
+QUANTISED: Final[Mapping[str, Quantised]] = MappingProxyType(
     {
-        "PP-OCRv6_small_rec": _In8Bits(
-            plain=(8, 9, 11, 12, 14, 15, 17, 22, 25, 30, 31, 33, 38, 39, 41, 42, 44, 45, 49, 52),
-            by_pixel=(18, 23, 26, 34, 50, 53),
+        "PP-OCRv6_small_rec": Quantised(
+            per_line=(8, 9, 11, 12, 14, 15, 17, 22, 25, 30, 31, 33, 38, 39, 41, 42, 44, 45, 49, 52),
+            per_pixel=(18, 23, 26, 34, 50, 53),
         ),
-        "PP-OCRv6_tiny_rec": _In8Bits(
-            plain=(11, 16, 17, 19, 20, 22, 27, 30, 31, 33),
-            by_pixel=(28, 34),
+        "PP-OCRv6_tiny_rec": Quantised(
+            per_line=(11, 16, 17, 19, 20, 22, 27, 30, 31, 33),
+            per_pixel=(28, 34),
         ),
     }
 )
 
 
-# -- which provider ----------------------------------------------------------------------------
+# -- which library, which numbers --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs the detector, in which numbers that and the recogniser compute, and why, for `doctor`."""
+    """The library that runs the detector, the numbers that each model computes in, and why, for `doctor`."""
 
     provider: Provider
     detector: Precision
@@ -91,9 +91,10 @@ class Choice:
 
 
 def choose(provider: str, precision: str = "auto", cpuinfo: Path = Path("/proc/cpuinfo")) -> Choice:
-    """Decide `ocr.provider` and `ocr.precision`. Loads OpenVINO only where it is installed.
+    """Decide by `ocr.provider`, `ocr.precision` and the processor. Loads OpenVINO only where it is installed.
 
-    Raises `UnavailableError` where OpenVINO is asked for and not installed.
+    Raises:
+        UnavailableError: OpenVINO is asked for and not installed.
     """
     exact = precision == "fp32"
     recogniser: Precision = "int8" if not exact and _has_vnni(cpuinfo) else "fp32"
@@ -119,7 +120,10 @@ def choose(provider: str, precision: str = "auto", cpuinfo: Path = Path("/proc/c
 
 
 def _has_vnni(cpuinfo: Path) -> bool:
-    """Whether the processor multiplies 8-bit integers in one go; without, their sums overflow or are slow."""
+    """Whether the processor multiplies 8-bit integers and adds them up in one instruction.
+
+    Without that, the sums overflow 16 bits or are slow.
+    """
     try:
         flags = set(cpuinfo.read_text("ascii", "replace").split())
     except OSError:
@@ -127,7 +131,7 @@ def _has_vnni(cpuinfo: Path) -> bool:
     return bool(flags & {"avx512_vnni", "avx_vnni"})
 
 
-def _openvino_core() -> Any:  # noqa: ANN401 - one of two libraries, both untyped here
+def _openvino_core() -> Any:  # noqa: ANN401 - OpenVINO is untyped here
     import openvino  # noqa: PLC0415 - optional, and heavy
 
     return openvino.Core()
@@ -137,44 +141,58 @@ def _has_bf16(core: Any) -> bool:  # noqa: ANN401 - as above
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-# -- running a model ---------------------------------------------------------------------------
+# -- loaded models -----------------------------------------------------------------------------
 
 
 class Runner(Protocol):
-    """A loaded model with one input and one output. Safe to call from several threads at once."""
+    """A loaded model with one input and one output."""
 
     def __call__(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Run it on one array, wrapped in a list as PaddleX does."""
+        """Run the model on the one array in `x`; the one array of the result is its output."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of the model."""
+
+
+def session_options(threads: int) -> dict[str, Any]:
+    """Options of an ONNX Runtime session that computes on `threads` threads; those of `SessionOptions`."""
+    return {
+        # With the arena and memory patterns on, 634 MiB stay after eight receipts; off, 246
+        # (docs/memory.md).
+        "enable_cpu_mem_arena": False,
+        "enable_mem_pattern": False,
+        "intra_op_num_threads": threads,
+        "inter_op_num_threads": 1,
+        # Only fatal errors: what it would print to standard error, past the log, it raises as well.
+        "log_severity_level": 4,
+    }
 
 
 class OnnxRuntime:
-    """A model in ONNX Runtime, each run on `threads` threads.
+    """A model in ONNX Runtime. Several threads may run it at once.
 
-    With `pooled`, what a run frees is used again within the run, and returned to the system after it. That is
-    for a model whose tensors are so large that the C library would ask the system for each: half as many
-    page faults, and less at the peak.
+    Args:
+        model: the model's file, or its bytes.
+        threads: how many threads each run computes on.
+        pooled: use memory that was freed again within a run, and give it back to the system after the run.
+            That is for a model whose tensors are so large that the C library would ask the system for each:
+            it halves the page faults and lowers the peak.
     """
 
-    def __init__(
-        self, model: Path | bytes, threads: int, options: Mapping[str, Any], *, pooled: bool = False
-    ) -> None:
+    def __init__(self, model: Path | bytes, threads: int, *, pooled: bool = False) -> None:
         import onnxruntime  # noqa: PLC0415 - heavy
 
-        settings = onnxruntime.SessionOptions()
-        for name, value in options.items():
-            setattr(settings, name, value)
-        settings.intra_op_num_threads = threads
+        options = onnxruntime.SessionOptions()
+        for name, value in session_options(threads).items():
+            setattr(options, name, value)
         self._each_run = onnxruntime.RunOptions()
         if pooled:
-            settings.enable_cpu_mem_arena = True
+            options.enable_cpu_mem_arena = True
             self._each_run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        # Threads that spin while they wait win a little on an idle machine, and lose everything
-        # beside other work.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        # Threads that spin while they wait gain a little on an idle machine. Beside other work they lose
+        # far more than that.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -190,7 +208,7 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """A model in OpenVINO, each run on `threads` threads; one run at a time."""
+    """A model in OpenVINO. One thread may run it at a time; a run computes on `threads` threads."""
 
     def __init__(self, file: Path, threads: int, precision: Precision) -> None:
         core = _openvino_core()
@@ -209,165 +227,109 @@ class OpenVino:
     def __call__(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `Runner`."""
         try:
-            # A copy: what is released next is where it stands.
+            # A copy, because the result lies in the memory that is released next.
             return [self._request.infer({0: np.ascontiguousarray(x[0])})[0].copy()]
         finally:
-            self._model.release_memory()  # else as much as the largest page took stays
+            # Otherwise the process keeps as much memory as the largest page took.
+            self._model.release_memory()
 
     def close(self) -> None:
         """See `Runner`."""
         self._request = self._model = None
 
 
-# -- inside PaddleX ----------------------------------------------------------------------------
+# -- the recogniser ----------------------------------------------------------------------------
 
 
-class _Room:
-    """So much of something that several threads share; whoever wants more than is left waits."""
+def logits_model(file: Path, name: str, precision: Precision) -> bytes | None:
+    """A recogniser changed to give logits, and to compute in 8 bits where `precision` says `int8`.
+
+    Args:
+        file: the recogniser's ONNX file, which is left as it is.
+        name: the recogniser's name in `QUANTISED`; one that is not there computes in 32 bits.
+        precision: `int8` or `fp32`.
+
+    Returns:
+        The ONNX model: one line in, logits of shape (columns, characters) out. None where the file cannot be
+        changed so, see `graph.RecogniserGraph.end_in_logits`.
+    """
+    model = graph.RecogniserGraph(file)
+    if not model.end_in_logits():
+        return None
+    if precision == "int8" and (quantised := QUANTISED.get(name)):
+        model.quantise(quantised.nodes, quantised.per_pixel_nodes)
+    return model.serialised()
+
+
+def padded_ratio(ratio: float, height_px: int, padded_by_paddlex_px: int) -> float:
+    """The width of a line divided by its height, once the line is padded.
+
+    Args:
+        ratio: width of the line divided by its height.
+        height_px: the height that the recogniser scales lines to.
+        padded_by_paddlex_px: the width that PaddleX pads shorter lines to, at that height.
+    """
+    if height_px * ratio >= padded_by_paddlex_px:
+        return ratio
+    wanted_px = math.ceil(height_px * ratio) + _PADDING_PX
+    steps = math.ceil(wanted_px / _STEP_PX)
+    # PaddleX multiplies by the height and rounds down: half a pixel more makes sure that it gets this width.
+    return (min(padded_by_paddlex_px, steps * _STEP_PX) + 0.5) / height_px
+
+
+def widest_beside_narrowest(ratios: Sequence[float]) -> list[int]:
+    """An order to recognise lines in: the widest, the narrowest, the second widest, and so on.
+
+    Lines that are recognised at once share a total width (`WeightedSemaphore`), so a wide one should have a
+    narrow one beside it. And no wide one should be left for the end, when the other threads are out of work.
+
+    Args:
+        ratios: width of each line divided by its height.
+
+    Returns:
+        Indices into `ratios`.
+    """
+    widest_first = sorted(range(len(ratios)), key=lambda i: ratios[i], reverse=True)
+    from_both_ends = [i for pair in zip(widest_first, reversed(widest_first), strict=True) for i in pair]
+    return list(dict.fromkeys(from_both_ends))  # each index comes twice, once from each end
+
+
+def best_characters(logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The most likely character of every column, and how likely it is.
+
+    Args:
+        logits: shape (columns, characters); character 0 is the blank.
+
+    Returns:
+        Characters and likelihoods, each of shape (columns,). A likelihood is given where CTC decoding reads
+        it, which is in the first column of a run of the same character; elsewhere, and for blanks, it is 0.
+    """
+    best = logits.argmax(axis=1)
+    begins = np.flatnonzero((best != 0) & (np.diff(best, prepend=0) != 0))
+    likely = np.zeros(len(best), np.float32)
+    # The softmax of the largest logit is e^0 / sum; it is computed for these columns only, to save time.
+    rows = logits[begins]
+    likely[begins] = 1 / np.exp(rows - rows.max(axis=1, keepdims=True)).sum(axis=1)
+    return best, likely
+
+
+class WeightedSemaphore:
+    """An amount that several threads share. A thread that wants more than is left waits."""
 
     def __init__(self, size: int) -> None:
         self._size = self._left = size
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
-        """Have `amount` of it meanwhile; who wants more than there is gets all."""
-        amount = min(amount, self._size)
+    def taken(self, weight: int) -> Iterator[None]:
+        """Take `weight` of the amount for the time of a `with` block; a larger weight counts as all of it."""
+        weight = min(weight, self._size)
         with self._changed:
-            self._changed.wait_for(lambda: self._left >= amount)
-            self._left -= amount
+            self._changed.wait_for(lambda: self._left >= weight)
+            self._left -= weight
         try:
             yield
         finally:
             with self._changed:
-                self._left += amount
+                self._left += weight
                 self._changed.notify_all()
-
-
-class _Likelihoods:
-    """A runner of logits that gives what PaddleX expects: likelihoods, of shape (1, columns, characters)."""
-
-    def __init__(self, logits: Runner) -> None:
-        self._logits = logits
-
-    def __call__(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """See `Runner`."""
-        (logits,) = self._logits(x)
-        likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return [(likely / likely.sum(axis=1, keepdims=True))[np.newaxis]]
-
-    def close(self) -> None:
-        """See `Runner`."""
-        self._logits.close()
-
-
-class SideBySide:
-    """Stands in for PaddleX's recogniser: the same lines in, the same results out.
-
-    `recogniser` is the one it stands in for; its own steps before and after the model are used. `logits`
-    runs its model, ending in these, as `graph.Recogniser` makes it.
-    """
-
-    def __init__(self, recogniser: Any, logits: _Run, workers: int) -> None:  # noqa: ANN401 - PaddleX ships no types
-        self._recogniser = recogniser
-        self._logits = logits
-        self._resize = recogniser.pre_tfs["ReisizeNorm"]
-        self._room = _Room(_MAX_WIDTH_TOGETHER_PX)
-        self._pool = ThreadPoolExecutor(workers, "recogniser") if workers > 1 else None
-
-    def __call__(
-        self,
-        lines: Sequence[NDArray[np.uint8]],
-        return_word_box: bool | None = None,  # noqa: FBT001 - PaddleX's signature
-    ) -> Iterator[dict[str, Any]]:
-        """Recognise cut-out lines; yields PaddleX's results, in the order of `lines`."""
-        if return_word_box:  # positions of words depend on the padding: left to PaddleX
-            yield from self._recogniser(lines, return_word_box=True)
-            return
-        if self._pool is None:
-            yield from map(self._read, lines)
-            return
-        # A wide one beside a narrow one, the widest first: they share the room, and none is left for the end
-        # that the others would wait for.
-        wide = sorted(range(len(lines)), key=lambda i: lines[i].shape[0] / lines[i].shape[1])
-        order = [i for pair in zip(wide, reversed(wide), strict=True) for i in pair]
-        order = list(dict.fromkeys(order))  # each comes from both ends
-        done = dict(zip(order, self._pool.map(self._read, (lines[i] for i in order)), strict=True))
-        yield from (done[i] for i in range(len(lines)))
-
-    def _read(self, line: NDArray[np.uint8]) -> dict[str, Any]:
-        (image,) = self._recogniser.pre_tfs["Read"](imgs=[line])
-        _, height_px, least_px = self._resize.rec_image_shape
-        height, width = image.shape[:2]
-        ratio = width / height  # PaddleX's measure of how wide to make it
-        if height_px * ratio < least_px:
-            padded_px = math.ceil(height_px * ratio) + _PADDING_PX
-            padded_px = min(least_px, -(-padded_px // _STEP_PX) * _STEP_PX)
-            ratio = (padded_px + 0.5) / height_px
-        prepared = self._resize.resize_norm_img(image, ratio)[np.newaxis]
-        with self._room.taken(prepared.shape[-1]):
-            (logits,) = self._logits([prepared])
-            best, likely = _best(logits)
-        ((text, score),) = self._recogniser.post_op.decode(
-            best[np.newaxis], likely[np.newaxis], is_remove_duplicate=True
-        )
-        return {"rec_text": text, "rec_score": score, "vis_font": self._recogniser.vis_font}
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._recogniser.close()
-
-
-def _best(logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The most likely character of every column, and its likelihood where decoding will look at it.
-
-    That is where another character than a blank (0) begins; elsewhere it is 0. Logits are (columns,
-    characters).
-    """
-    best = logits.argmax(axis=1)
-    begins = np.flatnonzero((best != 0) & (np.diff(best, prepend=0) != 0))
-    likely = np.zeros(len(best), np.float32)
-    # In place of a softmax over every column: e^0 over the sum.
-    rows = logits[begins]
-    likely[begins] = 1 / np.exp(rows - rows.max(axis=1, keepdims=True)).sum(axis=1)
-    return best, likely
-
-
-def take_over(ocr: Any, choice: Choice, threads: int, options: Mapping[str, Any]) -> None:  # noqa: ANN401 - PaddleOCR ships no types
-    """Run the detector and the recogniser of a loaded `PaddleOCR` (ONNX models) by the classes above.
-
-    Args:
-        ocr: `paddleocr.PaddleOCR`, made with engine `onnxruntime`.
-        choice: what runs the models, and in which numbers.
-        threads: how many threads to compute with.
-        options: session options of ONNX Runtime.
-    """
-    pipeline = ocr.paddlex_pipeline._pipeline  # noqa: SLF001 - PaddleX offers no way to give it a model
-    detector, recogniser = pipeline.text_det_model, pipeline.text_rec_model
-    detector.runner.close()
-    if choice.provider == "openvino":
-        detector.runner = OpenVino(_file_of(detector), threads, choice.detector)
-    else:
-        detector.runner = OnnxRuntime(_file_of(detector), threads, options, pooled=True)
-    recogniser.runner.close()
-    model = graph.Recogniser(_file_of(recogniser))
-    # Right-to-left scripts are turned round after decoding, and a fixed input shape is squeezed into: both
-    # are PaddleX's business.
-    theirs = recogniser.model_name.startswith("arabic") or recogniser.input_shape is not None
-    if theirs or not model.end_in_logits():
-        recogniser.runner = OnnxRuntime(_file_of(recogniser), threads, options)
-        return
-    if choice.recogniser == "int8" and (chosen := _IN_8_BITS.get(recogniser.model_name)):
-        by_pixel = [f"Conv.{n}" for n in chosen.by_pixel]
-        model.compute_in_8_bits([graph.LOGITS, *(f"Conv.{n}" for n in chosen.plain), *by_pixel], by_pixel)
-    workers = min(threads, _MAX_SIDE_BY_SIDE)
-    logits = OnnxRuntime(model.serialised(), max(1, threads // workers), options)
-    recogniser.runner = _Likelihoods(logits)
-    pipeline.text_rec_model = SideBySide(recogniser, logits, workers)
-
-
-def _file_of(model: Any) -> Path:  # noqa: ANN401 - PaddleX ships no types
-    file: Path = model.runner.model_dir / f"{model.runner.model_file_prefix}.onnx"
-    return file

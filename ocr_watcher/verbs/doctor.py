@@ -21,7 +21,7 @@ from ocr_watcher import log, memory
 from ocr_watcher.document import text_of
 from ocr_watcher.errors import ExitCode, FileError, OcrWatcherError
 from ocr_watcher.inbox import watch
-from ocr_watcher.ocr import engine, inference, models, result
+from ocr_watcher.ocr import engine, inference, models, paddle_ocr, params, result
 from ocr_watcher.service import assembly
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def _paddle(settings: Settings) -> Iterator[Check]:
     if not version:
         fix = "pip install paddlepaddle==3.2.2"
         yield Check("FAIL" if used else "warn", "paddlepaddle", "not installed", fix)
-    elif version in engine.KNOWN_BAD_PADDLE:
+    elif version in paddle_ocr.KNOWN_BAD_PADDLE:
         try:
-            engine.check_paddle_version(version)
+            paddle_ocr.check_paddle_version(version)
         except OcrWatcherError as error:
             unused = "" if used else "; not used by ocr.engine: onnxruntime, but by ocr.engine: paddle"
             yield Check("FAIL" if used else "warn", "paddlepaddle", f"{error}{unused}", error.hint)
@@ -143,7 +143,7 @@ def _opencv(_settings: Settings) -> Iterator[Check]:
 
 
 def _configuration(settings: Settings) -> Iterator[Check]:
-    _, notes = engine.translate_params(settings.ocr.params)
+    _, notes = params.translate_params(settings.ocr.params)
     yield Check("ok", "configuration", str(settings.source or "built-in defaults"))
     for note in notes:
         yield Check("warn", "configuration", note)

@@ -1,0 +1,199 @@
+"""Everything that reaches into the insides of PaddleOCR and PaddleX, which have no interface for it.
+
+PaddleX pads every line to at least 320 px, and recognises one after the other on all threads. Here the two
+models are taken out of a loaded PaddleOCR and run by `inference` instead: a short line is padded less, and as
+many lines are recognised at once as there are threads. Everything around the models stays PaddleX's own:
+resizing, cutting out, decoding, order. `tests/test_inference.py` compares the two on the same images.
+
+The names below were seen in PaddleOCR 3.7.0 with PaddleX 3.7.2; with another version, look here first:
+
+- `PaddleOCR.paddlex_pipeline._pipeline`, with `text_det_model` and `text_rec_model`;
+- of both: `runner`, called with a list of one array, with `close()`, `model_dir` and `model_file_prefix`;
+- of `text_rec_model`: its call, `close()`, `model_name`, `input_shape`, `vis_font`, the steps before the
+  model `pre_tfs["Read"]` and `pre_tfs["ReisizeNorm"]` (`rec_image_shape`, `resize_norm_img`), and the step
+  after it `post_op.decode`;
+- the engines `onnxruntime` and `paddle_static`, and the loggers `paddlex` and `paddleocr`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ocr_watcher.ocr import inference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ocr_watcher.ocr.inference import Choice, Runner
+
+_ENGINE_NAMES: Final = {"onnxruntime": "onnxruntime", "paddle": "paddle_static"}
+_LOGGERS: Final = ("paddlex", "paddleocr")
+
+# More lines at once would take more memory than they save time.
+_MAX_LINES_AT_ONCE: Final = 4
+# Lines recognised at once are together at most this wide, at a height of 48 px. PaddleX makes no single line
+# wider, and one that wide takes up to 145 MiB (docs/memory.md).
+_MAX_TOTAL_WIDTH_PX: Final = 3200
+
+
+def load(engine: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - PaddleOCR ships no types
+    """Import PaddleOCR and make one, on the CPU and logging through the root logger.
+
+    Args:
+        engine: `onnxruntime` or `paddle`.
+        config: PaddleOCR's `engine_config`.
+        arguments: all other arguments of `PaddleOCR`.
+
+    Raises:
+        Exception: whatever PaddleOCR raises.
+    """
+    with warnings.catch_warnings():
+        # Paddle warns of this when it is imported. Nothing is compiled here.
+        warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+        from paddleocr import PaddleOCR  # noqa: PLC0415 - takes 4 s and 250 MB
+
+        # They bring handlers of their own, and say "Creating model" at level info, in colour.
+        for name in _LOGGERS:
+            third_party = logging.getLogger(name)
+            third_party.handlers.clear()
+            third_party.propagate = True
+            third_party.setLevel(logging.WARNING)
+        # Without a device PaddleX imports Paddle to look for a GPU, also for engine onnxruntime.
+        return PaddleOCR(engine=_ENGINE_NAMES[engine], device="cpu", engine_config=dict(config), **arguments)
+
+
+def pipeline_of(ocr: Any) -> Any:  # noqa: ANN401 - PaddleOCR ships no types
+    """The part of a `PaddleOCR` that holds the models."""
+    return ocr.paddlex_pipeline._pipeline  # noqa: SLF001 - PaddleX offers no way to give it a model
+
+
+def replace_runners(ocr: Any, choice: Choice, threads: int) -> None:  # noqa: ANN401 - PaddleOCR ships no types
+    """Let `inference` run the detector and the recogniser of a loaded PaddleOCR.
+
+    Args:
+        ocr: `paddleocr.PaddleOCR`, made with engine `onnxruntime`.
+        choice: the library that runs the models, and the numbers they compute in.
+        threads: how many threads to compute with.
+    """
+    pipeline = pipeline_of(ocr)
+    detector, recogniser = pipeline.text_det_model, pipeline.text_rec_model
+    detector.runner.close()
+    if choice.provider == "openvino":
+        detector.runner = inference.OpenVino(_onnx_file(detector), threads, choice.detector)
+    else:
+        detector.runner = inference.OnnxRuntime(_onnx_file(detector), threads, pooled=True)
+    recogniser.runner.close()
+    file = _onnx_file(recogniser)
+    # `ParallelRecogniser` lacks two of PaddleX's steps: turning a right-to-left script round after decoding,
+    # and squeezing every line into a shape that the user fixed.
+    lacks_a_step = recogniser.model_name.startswith("arabic") or recogniser.input_shape is not None
+    model = None if lacks_a_step else inference.logits_model(file, recogniser.model_name, choice.recogniser)
+    if model is None:
+        recogniser.runner = inference.OnnxRuntime(file, threads)
+        return
+    lines_at_once = min(threads, _MAX_LINES_AT_ONCE)
+    logits = inference.OnnxRuntime(model, max(1, threads // lines_at_once))
+    recogniser.runner = Likelihoods(logits)
+    pipeline.text_rec_model = ParallelRecogniser(recogniser, logits, lines_at_once)
+
+
+def _onnx_file(model: Any) -> Path:  # noqa: ANN401 - PaddleX ships no types
+    file: Path = model.runner.model_dir / f"{model.runner.model_file_prefix}.onnx"
+    return file
+
+
+class Likelihoods:
+    """A recogniser that gives logits, made to give what PaddleX's own steps expect.
+
+    That is a likelihood for every character, in an array of shape (1, columns, characters).
+    """
+
+    def __init__(self, logits: Runner) -> None:
+        self._logits = logits
+
+    def __call__(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See `Runner`."""
+        (logits,) = self._logits(x)
+        likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return [(likely / likely.sum(axis=1, keepdims=True))[np.newaxis]]
+
+    def close(self) -> None:
+        """See `Runner`."""
+        self._logits.close()
+
+
+class ParallelRecogniser:
+    """Stands in for PaddleX's recogniser, and recognises several lines at once.
+
+    It takes the same lines and gives the same results. It uses PaddleX's steps before and after the model.
+
+    Args:
+        recogniser: PaddleX's own.
+        logits: runs the recogniser's model, in the form that `inference.logits_model` makes.
+        lines_at_once: how many threads recognise lines.
+    """
+
+    def __init__(
+        self,
+        recogniser: Any,  # noqa: ANN401 - PaddleX ships no types
+        logits: Callable[[Sequence[NDArray[np.float32]]], list[NDArray[np.float32]]],
+        lines_at_once: int,
+    ) -> None:
+        self._recogniser = recogniser
+        self._logits = logits
+        self._resize = recogniser.pre_tfs["ReisizeNorm"]
+        self._width_px = inference.WeightedSemaphore(_MAX_TOTAL_WIDTH_PX)
+        self._pool = ThreadPoolExecutor(lines_at_once, "recogniser") if lines_at_once > 1 else None
+
+    def __call__(
+        self,
+        lines: Sequence[NDArray[np.uint8]],
+        return_word_box: bool | None = None,  # noqa: FBT001 - PaddleX's signature
+    ) -> Iterator[dict[str, Any]]:
+        """Recognise lines that were cut out of a page.
+
+        Args:
+            lines: BGR, uint8 of shape (height, width, 3).
+            return_word_box: where words are wanted, PaddleX does it all: it computes their positions from its
+                own padding.
+
+        Yields:
+            PaddleX's results, in the order of `lines`.
+        """
+        if return_word_box:
+            yield from self._recogniser(lines, return_word_box=True)
+            return
+        if self._pool is None:
+            yield from map(self._read, lines)
+            return
+        order = inference.widest_beside_narrowest([line.shape[1] / line.shape[0] for line in lines])
+        results = self._pool.map(self._read, (lines[i] for i in order))
+        done = dict(zip(order, results, strict=True))
+        yield from (done[i] for i in range(len(lines)))
+
+    def _read(self, line: NDArray[np.uint8]) -> dict[str, Any]:
+        (image,) = self._recogniser.pre_tfs["Read"](imgs=[line])
+        _, height_px, padded_by_paddlex_px = self._resize.rec_image_shape
+        ratio = inference.padded_ratio(image.shape[1] / image.shape[0], height_px, padded_by_paddlex_px)
+        prepared = self._resize.resize_norm_img(image, ratio)[np.newaxis]
+        with self._width_px.taken(prepared.shape[-1]):
+            (logits,) = self._logits([prepared])
+            best, likely = inference.best_characters(logits)
+        ((text, score),) = self._recogniser.post_op.decode(
+            best[np.newaxis], likely[np.newaxis], is_remove_duplicate=True
+        )
+        return {"rec_text": text, "rec_score": score, "vis_font": self._recogniser.vis_font}
+
+    def close(self) -> None:
+        """End the threads and let go of the model."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._recogniser.close()
