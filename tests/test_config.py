@@ -27,7 +27,7 @@ from ocr_watcher.config import (
     suggest,
 )
 from ocr_watcher.errors import ConfigError, ExitCode
-from ocr_watcher.ocr import engine
+from ocr_watcher.ocr.params import translate_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,7 @@ def test_the_profiles_of_the_readme_are_configurations(write: Write) -> None:
     for profile in profiles:
         settings = load(write(profile))
         assert settings.ocr.model == "PP-OCRv6_tiny"
-        assert engine.translate_params(settings.ocr.params) == (dict(settings.ocr.params), [])
+        assert translate_params(settings.ocr.params) == (dict(settings.ocr.params), [])
 
 
 def test_the_shipped_file_explains_every_key() -> None:

@@ -29,11 +29,11 @@ from ocr_watcher.ocr.engine import (
     check_paddle_version,
     create,
     drawn_text,
-    translate_params,
     turn_back,
     usable_cpus,
 )
 from ocr_watcher.ocr.models import ModelSpec
+from ocr_watcher.ocr.params import examine_params, translate_params
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -292,7 +292,10 @@ def test_every_refusal_is_listed() -> None:
         "ocr.params.text_det_tresh: PaddleOCR has no such argument; did you mean text_det_thresh?",
         "ocr.params.det_db_tresh: PaddleOCR has no such argument; did you mean text_det_thresh?",
         "ocr.params.qqq: PaddleOCR has no such argument",
-        "ocr.params: text_recognition_batch_size is given under two names, with two values",
+        (
+            "ocr.params.text_recognition_batch_size: is the same argument as rec_batch_num, "
+            "which has another value"
+        ),
         "ocr.params.engine_config: must be a mapping, not 3",
     ]
 
@@ -331,6 +334,16 @@ def test_values_of_the_right_kind_pass() -> None:
         "use_textline_orientation": False,
     }
     assert translate_params(given) == (given, [])
+
+
+def test_problems_are_told_apart_and_keep_nobody_from_the_rest() -> None:
+    found = examine_params({"qqq": 1, "use_gpu": True, "show_log": 1, "drop_score": 0.6})
+    assert found.kwargs == {"text_rec_score_thresh": 0.6}
+    assert len(found.notes) == 2
+    assert found.problems == [
+        ("qqq", "PaddleOCR has no such argument"),
+        ("use_gpu", "True is not possible: this is a CPU service"),
+    ]
 
 
 def test_the_same_value_under_both_names_is_no_conflict() -> None:
