@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import ocr_watcher
 
@@ -95,11 +98,16 @@ def test_only_the_engine_and_its_inference_import_the_libraries() -> None:
         }
 
 
-def test_the_light_verbs_load_no_heavy_library() -> None:
+@pytest.mark.parametrize("verb", ["--version", "check-config"])
+def test_the_light_verbs_load_no_heavy_library(tmp_path: Path, verb: str) -> None:
+    # The configuration has something to check in every module that check-config asks.
+    (tmp_path / "config.yaml").write_text("ocr: {params: {drop_score: 0.5}}")
     code = (
-        "import sys; from ocr_watcher import cli; cli._parser();"
-        "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'numpy', 'PIL', 'watchdog'};"
-        "heavy &= set(sys.modules);"
+        "import contextlib, sys; from ocr_watcher import cli\n"
+        f"with contextlib.suppress(SystemExit): assert cli.main([{verb!r}]) == 0\n"
+        "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'openvino', 'numpy', 'PIL', 'watchdog'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)

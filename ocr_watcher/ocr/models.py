@@ -224,7 +224,7 @@ def status(store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE) -> list[M
     """The state of every catalogue model in the store, in catalogue order."""
 
     def state(name: str) -> ModelState:
-        if not (store / name).is_dir():
+        if not os.path.isdir(store / name):
             return "missing"
         return "damaged" if verify(name, store, catalogue=catalogue) else "present"
 
@@ -535,7 +535,7 @@ def check(model: str, engine: str, *, catalogue: Mapping[str, Model] = CATALOGUE
 
 def _from_store(model: Model, store: Path, catalogue: Mapping[str, Model]) -> ModelSpec:
     if problems := verify(model.name, store, catalogue=catalogue):
-        absent = not (store / model.name).is_dir()
+        absent = sum(problem.endswith(": missing") for problem in problems) == len(model.files)
         detail = f"is not in the model store {store}" if absent else "is damaged:\n" + "\n".join(problems)
         raise UnavailableError(
             f"model {model.name} {detail}", hint=f"run: ocr-watcher models pull {model.name}"
@@ -545,7 +545,7 @@ def _from_store(model: Model, store: Path, catalogue: Mapping[str, Model]) -> Mo
 
 
 def _from_folder(folder: Path, engine: str) -> ModelSpec:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UnavailableError(
             f"ocr.model: there is no folder {folder}",
             hint="Correct ocr.model: a folder with the sub-folders det and rec, or a model's name.",

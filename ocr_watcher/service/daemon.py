@@ -29,7 +29,7 @@ from ocr_watcher.errors import (
     UnavailableError,
     VanishedError,
 )
-from ocr_watcher.inbox import watch
+from ocr_watcher.inbox import access, watch
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inputs.base import DecodeLimits
@@ -86,17 +86,7 @@ def make_engine(settings: Settings) -> engine.Engine:
 def check_inboxes(settings: Settings) -> None:
     """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
     for inbox in settings.watch.inbox:
-        if not inbox.is_dir():
-            raise UnavailableError(
-                f"the inbox {inbox} is {'not a folder' if inbox.exists() else 'missing'}",
-                hint="Create it, mount it, or correct watch.inbox. It is never created for you: "
-                "an unmounted share must not turn into an empty folder.",
-            )
-        if not os.access(inbox, os.R_OK | os.W_OK | os.X_OK):
-            raise UnavailableError(
-                f"the inbox {inbox} cannot be read and written by this user",
-                hint="Results are written next to the images: give the user read and write permission.",
-            )
+        access.check_inbox(inbox)
 
 
 @dataclass(frozen=True)
