@@ -1,6 +1,6 @@
-"""The command line: verbs, and turning an error into its exit code.
+"""The command line: its verbs and options, and the exit code of every error.
 
-Imports the rest inside the verbs, so that `--help` and `check-config` answer at once.
+A verb imports what it needs when it runs, so that `--help` and `check-config` answer at once.
 """
 
 from __future__ import annotations
@@ -39,16 +39,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Drop an image into a folder; a JSON file with its text appears next to it.",
     )
     parser.add_argument("--version", action="version", version=f"ocr-watcher {__version__}")
+    _add_config(parser, default=None)
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     configured = _Parser(add_help=False)
-    configured.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="configuration (default: $OCR_WATCHER_CONFIG, then ./config.yaml, then built-in defaults)",
-    )
+    # A default here would replace what was given before the verb.
+    _add_config(configured, default=argparse.SUPPRESS)
 
     def verb(name: str, act: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = verbs.add_parser(
@@ -60,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", _run, "watch the inbox until stopped")
     once = verb("once", _once, "do what is in the inbox, or the given files, then exit")
     once.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of images")
-    verb("check-config", _check_config, "print the effective settings, or every mistake in them")
+    verb(
+        "check-config",
+        _check_config,
+        "print the effective settings and what `run` still needs, or every mistake",
+    )
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
     status = verb("status", _status, "tell what the service is doing, and how far it is")
     status.add_argument("--json", action="store_true", help="one JSON object")
@@ -75,18 +75,31 @@ def _parser() -> argparse.ArgumentParser:
         help="images, their error records, or folders",
     )
     which.add_argument("--all", action="store_true", help="every file that failed")
-    models = _Parser(add_help=False)
-    store = verbs.add_parser("models", help="the model store", description="The model store.")
+    store = verbs.add_parser(
+        "models", parents=[configured], help="the model store", description="The model store."
+    )
     actions = store.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
-    listed = actions.add_parser("list", parents=[configured, models], help="what there is and what is here")
+    listed = actions.add_parser("list", parents=[configured], help="what there is and what is here")
     listed.set_defaults(act=_models_list)
-    pulled = actions.add_parser("pull", parents=[configured, models], help="fetch models and verify them")
+    pulled = actions.add_parser("pull", parents=[configured], help="fetch models and verify them")
     pulled.add_argument(
         "names", nargs="*", metavar="NAME", help="catalogue names (default: the configured model)"
     )
     pulled.add_argument("--all", action="store_true", help="every model of the catalogue")
     pulled.set_defaults(act=_models_pull)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, default: object) -> None:
+    """Let `-c FILE` stand here. It may stand before and after the verb; the last one counts."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help="configuration (default: $OCR_WATCHER_CONFIG, then ./config.yaml, then built-in defaults)",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,9 +129,9 @@ def _complain(error: OcrWatcherError) -> None:
 
 def _run(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
+    from ocr_watcher.verbs import configuration
 
-    settings = config.load(asked.config)
-    _check_ocr(settings)
+    settings = configuration.load(asked.config)
     logging = settings.logging
     log.set_up(logging.level, logging.file, logging.max_mb, logging.backups)
     # After the log: its libraries warn while they are imported.
@@ -139,29 +152,25 @@ def _run(asked: argparse.Namespace) -> int:
         return ExitCode.BUG
 
 
-def _check_ocr(settings: Settings) -> list[str]:
-    """Mistakes that only the rooms of engine and models know; returns their remarks."""
-    from ocr_watcher.ocr import models, params
-
-    models.check(settings.ocr.model, settings.ocr.engine)
-    _, notes = params.translate_params(settings.ocr.params)
-    return notes
-
-
 def _check_config(asked: argparse.Namespace) -> int:
-    settings = config.load(asked.config)
-    notes = _check_ocr(settings)
+    from ocr_watcher.log import one_line
+    from ocr_watcher.verbs import configuration
+
+    settings = configuration.load(asked.config)
+    # All of the output can be loaded again: remarks are comments.
     print(config.effective(settings), end="")
-    for note in notes:
-        print(f"# note: {note}")
+    for remark in configuration.remarks(settings):
+        print(f"# note: {one_line(remark.text)}")
+        if remark.hint:
+            print(f"#       {one_line(remark.hint)}")
     return ExitCode.OK
 
 
 def _once(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
+    from ocr_watcher.verbs import configuration
 
-    settings = config.load(asked.config)
-    _check_ocr(settings)
+    settings = configuration.load(asked.config)
     on_terminal = sys.stderr.isatty()
     inside = [path for path in asked.paths if _is_in_an_inbox(path, settings)]
     locked = not asked.paths or bool(inside)
@@ -244,15 +253,15 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _doctor(asked: argparse.Namespace) -> int:
-    from ocr_watcher.verbs import doctor
+    from ocr_watcher.verbs import configuration, doctor
 
-    return doctor.main(config.load(asked.config))
+    return doctor.main(configuration.load(asked.config))
 
 
 def _status(asked: argparse.Namespace) -> int:
-    from ocr_watcher.verbs import status
+    from ocr_watcher.verbs import configuration, status
 
-    document = status.collect(config.load(asked.config))
+    document = status.collect(configuration.load_existing(asked.config))
     if asked.json:
         print(json.dumps(document))
     else:
@@ -264,9 +273,9 @@ def _retry(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
     from ocr_watcher.log import one_line
     from ocr_watcher.service import lock
-    from ocr_watcher.verbs import retry
+    from ocr_watcher.verbs import configuration, retry
 
-    settings = config.load(asked.config)
+    settings = configuration.load_existing(asked.config)
     log.set_up(settings.logging.level, None, settings.logging.max_mb, settings.logging.backups)
     outcome = retry.forget(settings, None if asked.all else asked.paths)
     for path in outcome.again:
@@ -298,18 +307,23 @@ def _models_list(asked: argparse.Namespace) -> int:
 
 def _models_pull(asked: argparse.Namespace) -> int:
     from ocr_watcher.ocr import models
+    from ocr_watcher.verbs import configuration
 
-    settings = config.load(asked.config)
-    names = list(models.CATALOGUE) if asked.all else asked.names or [settings.ocr.model]
-    if not asked.names and not asked.all and settings.ocr.model not in models.CATALOGUE:
-        models.check(settings.ocr.model, settings.ocr.engine)
-        where = (
-            "its own folder"
-            if os.sep in settings.ocr.model
-            else "PaddleOCR's own download, at the first start"
-        )
-        print(f"nothing to pull: {settings.ocr.model} comes from {where}")
-        return ExitCode.OK
+    if asked.names or asked.all:
+        # Only the store matters: models can be fetched before the rest of the configuration is right.
+        settings = config.load(asked.config)
+        names = asked.names or list(models.CATALOGUE)
+    else:
+        settings = configuration.load(asked.config)
+        names = [settings.ocr.model]
+        if settings.ocr.model not in models.CATALOGUE:
+            where = (
+                "its own folder"
+                if os.sep in settings.ocr.model
+                else "PaddleOCR's own download, at the first start"
+            )
+            print(f"nothing to pull: {settings.ocr.model} comes from {where}")
+            return ExitCode.OK
     brought = models.pull(
         names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
     )

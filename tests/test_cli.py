@@ -90,6 +90,74 @@ def test_check_config_knows_paddleocrs_parameters(home: Path) -> None:
     assert "text_det_limit_side_len" in result.stdout
 
 
+def test_check_config_reports_the_model_among_all_other_mistakes(home: Path) -> None:
+    (home / "config.yaml").write_text("ocr:\n  model: PP-OCRv6_smal\nimage:\n  max_side_px: -5\n")
+    for verb in ("check-config", "run", "once", "doctor"):
+        result = run(home, verb, module="ocr_watcher")
+        assert result.returncode == 78
+        first, second, *_ = result.stderr.splitlines()
+        assert first.startswith("ocr-watcher: config.yaml:2: ocr.model: there is no model 'PP-OCRv6_smal'.")
+        assert second.startswith("config.yaml:4: image.max_side_px: found -5")
+
+
+def test_check_config_says_what_run_will_need(home: Path) -> None:
+    (home / "inbox").rmdir()
+    result = run(home, "check-config", module="ocr_watcher", OCR_WATCHER_MODEL_STORE=str(home / "store"))
+    assert result.returncode == 0
+    assert f"# note: `run` will end with 69: the inbox {home}/inbox is missing\n" in result.stdout
+    assert "# note: `run` will end with 69: model PP-OCRv6_small is not in the model store" in result.stdout
+    assert "#       run: ocr-watcher models pull PP-OCRv6_small\n" in result.stdout
+    assert yaml.safe_load(result.stdout)["ocr"]["model"] == "PP-OCRv6_small"  # notes are comments
+    assert not (home / "store").exists()
+
+
+# -- which configuration -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "max_size"),
+    [
+        (["check-config"], 1),
+        (["-c", "b.yaml", "check-config"], 2),
+        (["--config=b.yaml", "check-config"], 2),
+        (["check-config", "-c", "b.yaml"], 2),
+        (["-c", "b.yaml", "check-config", "-c", "c.yaml"], 3),
+    ],
+)
+def test_the_configuration_is_named_before_or_after_the_verb_and_the_last_one_counts(
+    home: Path, arguments: list[str], max_size: int
+) -> None:
+    for number, name in enumerate(["config.yaml", "b.yaml", "c.yaml"], 1):
+        (home / name).write_text(f"queue: {{max_size: {number}}}")
+    result = run(home, *arguments, module="ocr_watcher")
+    assert result.returncode == 0, result.stderr
+    assert yaml.safe_load(result.stdout)["queue"]["max_size"] == max_size
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "b.yaml", "models", "list"],
+        ["models", "-c", "b.yaml", "list"],
+        ["models", "list", "-c", "b.yaml"],
+    ],
+)
+def test_the_configuration_of_models_is_named_anywhere(home: Path, arguments: list[str]) -> None:
+    (home / "b.yaml").write_text("ocr: {model_store: mine}")
+    assert run(home, *arguments, module="ocr_watcher").stdout.startswith(f"model store: {home}/mine\n")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["retry", "--all"]])
+def test_asked_about_no_service_the_answer_is_not_that_nothing_runs(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    result = run(tmp_path, *arguments, module="ocr_watcher", OCR_WATCHER_CONFIG="")
+    assert result.returncode == 78
+    assert result.stdout == ""
+    assert "No configuration is named" in result.stderr
+    assert "-c " in result.stderr
+
+
 # -- once --------------------------------------------------------------------------------------
 
 
@@ -221,6 +289,8 @@ def test_doctor_says_what_is_wrong_and_what_to_do(home: Path) -> None:
     assert any("inbox" in row for row in failed)
     assert any("models" in row for row in failed)
     assert "models pull" in result.stdout
+    assert len(failed) == 2  # the test image needs the model: that is no third problem
+    assert "2 problems to mend" in result.stdout
 
 
 def test_doctor_finds_nothing_wrong_where_all_is_well(home: Path, model_store: Path) -> None:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ValidationError
 from ocr_watcher import config
 from ocr_watcher.config import (
     DEFAULT_MEMORY_ENV,
+    Check,
+    Key,
     MemorySettings,
     OcrSettings,
     Settings,
@@ -55,10 +57,10 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def mistakes(path: Path) -> list[str]:
+def mistakes(path: Path, *checks: Check) -> list[str]:
     """What `load` complains about, without the folder of the file."""
     with pytest.raises(ConfigError) as caught:
-        load(path)
+        load(path, checks)
     assert caught.value.exit_code == ExitCode.CONFIG
     return [line.removeprefix(f"{path.parent}/") for line in str(caught.value).split("\n")]
 
@@ -556,6 +558,71 @@ def test_a_key_given_twice_names_the_first_line(write: Write) -> None:
         "config.yaml:3: queue.max_size: given twice, first on line 2",
         "config.yaml:4: queue: given twice, first on line 1",
     ]
+
+
+# -- rules of other modules --------------------------------------------------------------------
+
+
+def rule(*reads: Key, about: Key) -> Check:
+    """A rule that always finds something, and says which model and engine it was given."""
+    return Check(reads, lambda settings: [(about, f"no {settings.ocr.model} with {settings.ocr.engine}")])
+
+
+MODEL, ENGINE, PARAMS = ("ocr", "model"), ("ocr", "engine"), ("ocr", "params")
+
+
+def test_mistakes_that_a_rule_finds_stand_among_all_others(write: Write) -> None:
+    path = write("queue: {max_size: 0}\nocr:\n  model: m\n  engine: paddle\n  threads: x\nstate_dir: 5\n")
+    assert mistakes(path, rule(MODEL, ENGINE, about=MODEL)) == [
+        "config.yaml:1: queue.max_size: found 0 (integer); must be at least 1",
+        "config.yaml:3: ocr.model: no m with paddle",
+        'config.yaml:5: ocr.threads: found "x"; must be a whole number',
+        "config.yaml:6: state_dir: found 5 (integer); must be a path",
+    ]
+    # The only mistake is one that a rule finds.
+    assert mistakes(write("ocr:\n  model: m"), rule(MODEL, about=MODEL)) == [
+        "config.yaml:2: ocr.model: no m with onnxruntime"
+    ]
+
+
+def test_a_rule_finds_each_key_on_its_own_line(write: Write) -> None:
+    path = write("ocr:\n  params:\n    a: 1\n    b: 2\n")
+    found = Check((PARAMS,), lambda settings: [((*PARAMS, name), "!") for name in settings.ocr.params])
+    assert mistakes(path, found) == ["config.yaml:3: ocr.params.a: !", "config.yaml:4: ocr.params.b: !"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("ocr:\n  engine: paddle", ":2"),  # the default model is at fault because of the engine on this line
+        ("ocr:\n  threads: 1", ":1"),
+        ("queue:", ""),
+    ],
+)
+def test_a_default_that_a_rule_refuses_is_reported_on_the_line_that_caused_it(
+    write: Write, text: str, line: str
+) -> None:
+    [found] = mistakes(write(text), rule(MODEL, ENGINE, about=MODEL))
+    assert found.startswith(f"config.yaml{line}: ocr.model: no PP-OCRv6_small with ")
+
+
+@pytest.mark.parametrize(
+    "text", ["ocr: {engine: padle}", "ocr: 5", "ocr: {engine: paddle, engine: paddle}", "ocr:\nocr:"]
+)
+def test_a_rule_is_not_asked_about_settings_that_are_wrong_themselves(write: Write, text: str) -> None:
+    assert "no PP-OCRv6_small with" not in "".join(mistakes(write(text), rule(MODEL, ENGINE, about=MODEL)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["watch: {inbox: .}", "memory: {soft_limit_mb: 2000}", "watch: {inbox: [a, a]}", "state_dir: inbox"],
+)
+def test_settings_that_contradict_each_other_do_not_keep_rules_from_being_asked(
+    write: Write, text: str
+) -> None:
+    found = mistakes(write(f"{text}\nocr: {{model: m}}"), rule(MODEL, about=MODEL))
+    assert found[-1] == "config.yaml:2: ocr.model: no m with onnxruntime"
+    assert len(found) > 1
 
 
 # -- what is accepted --------------------------------------------------------------------------

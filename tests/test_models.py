@@ -373,6 +373,39 @@ def test_what_cannot_be_a_name_is_refused(store: Path) -> None:
         models.resolve("PP-OCRv5 server", store, "onnxruntime", None)
 
 
+@pytest.mark.parametrize(
+    ("model", "engine", "problem"),
+    [
+        ("PP-OCRv6_small", "onnxruntime", None),
+        (
+            "PP-OCRv6_smal",
+            "onnxruntime",
+            ("there is no model 'PP-OCRv6_smal'", "Did you mean PP-OCRv6_small?"),
+        ),
+        (
+            "PP-OCRv6_small",
+            "paddle",
+            (
+                "PP-OCRv6_small works with ocr.engine onnxruntime, not paddle",
+                "With ocr.engine paddle use ocr.model PP-OCRv5_mobile.",
+            ),
+        ),
+        ("/no/such/folder", "paddle", None),
+        ("a b", "paddle", ("'a b' is neither a folder nor a model name", "")),
+        ("é" * 200, "paddle", (f"'{'é' * 200}' is neither a folder nor a model name", "")),
+        ("a" * 300, "paddle", None),
+    ],
+)
+def test_what_cannot_work_is_told_without_looking_into_the_store(
+    model: str, engine: str, problem: tuple[str, str] | None
+) -> None:
+    assert models.problem_with(model, engine) == problem
+
+
+def test_a_name_no_file_system_can_hold_is_just_a_name(store: Path) -> None:
+    assert models.resolve("a" * 300, store, "onnxruntime", None).source == "paddleocr"
+
+
 def exported(folder: Path, name: str, *suffixes: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "inference.yml").write_text(f"Global:\n  model_name: {name}\n")

@@ -14,6 +14,7 @@ from ocr_watcher.ocr.params import (
     PADDLEOCR_PARAMS,
     PARAM_VALUES,
     RENAMED_PARAMS,
+    examine_params,
     translate_params,
 )
 
@@ -86,7 +87,10 @@ def test_every_refusal_is_listed() -> None:
         "ocr.params.text_det_tresh: PaddleOCR has no such argument; did you mean text_det_thresh?",
         "ocr.params.det_db_tresh: PaddleOCR has no such argument; did you mean text_det_thresh?",
         "ocr.params.qqq: PaddleOCR has no such argument",
-        "ocr.params: text_recognition_batch_size is given under two names, with two values",
+        (
+            "ocr.params.text_recognition_batch_size: is the same argument as rec_batch_num, "
+            "which has another value"
+        ),
         "ocr.params.engine_config: must be a mapping, not 3",
     ]
 
@@ -125,6 +129,16 @@ def test_values_of_the_right_kind_pass() -> None:
         "use_textline_orientation": False,
     }
     assert translate_params(given) == (given, [])
+
+
+def test_problems_are_told_apart_and_keep_nobody_from_the_rest() -> None:
+    found = examine_params({"qqq": 1, "use_gpu": True, "show_log": 1, "drop_score": 0.6})
+    assert found.kwargs == {"text_rec_score_thresh": 0.6}
+    assert len(found.notes) == 2
+    assert found.problems == [
+        ("qqq", "PaddleOCR has no such argument"),
+        ("use_gpu", "True is not possible: this is a CPU service"),
+    ]
 
 
 def test_the_same_value_under_both_names_is_no_conflict() -> None:

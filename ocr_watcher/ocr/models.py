@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -224,7 +224,7 @@ def status(store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE) -> list[M
     """The state of every catalogue model in the store, in catalogue order."""
 
     def state(name: str) -> ModelState:
-        if not (store / name).is_dir():
+        if not os.path.isdir(store / name):
             return "missing"
         return "damaged" if verify(name, store, catalogue=catalogue) else "present"
 
@@ -479,15 +479,13 @@ def resolve(
         UnavailableError: files are missing or damaged; the message lists them.
     """
     check(model, engine, catalogue=catalogue)
-    if os.sep in model or (model not in catalogue and Path(model).is_dir()):
+    if os.sep in model or (model not in catalogue and os.path.isdir(model)):
         return _from_folder(Path(model), engine)
     if model in catalogue:
         return _from_store(catalogue[model], store, catalogue)
     if _PIPELINE_VERSION.fullmatch(model):
         kwargs = {"ocr_version": model} | ({"lang": lang} if lang else {})
         return ModelSpec(model, "paddleocr", MappingProxyType(kwargs))
-    if not _MODEL_NAME.fullmatch(model):
-        raise ConfigError(f"ocr.model: {model!r} is neither a folder nor a model name")
     names = {
         "text_detection_model_name": f"{_LANGUAGE_PREFIX.sub('', model)}_det",
         "text_recognition_model_name": f"{model}_rec",
@@ -495,27 +493,49 @@ def resolve(
     return ModelSpec(model, "paddleocr", MappingProxyType(names))
 
 
-def check(model: str, engine: str, *, catalogue: Mapping[str, Model] = CATALOGUE) -> None:
-    """Refuse a setting `ocr.model` that cannot work with `engine`, as far as that shows without loading.
+class Problem(NamedTuple):
+    """What is wrong with the setting `ocr.model`, and what to do about it (may be empty)."""
 
-    Raises:
-        ConfigError: the engine is another one's, or the name is nearly that of a catalogue model.
+    text: str
+    hint: str
+
+
+def problem_with(model: str, engine: str, *, catalogue: Mapping[str, Model] = CATALOGUE) -> Problem | None:
+    """Why a setting `ocr.model` cannot work with `engine`, as far as that shows without loading; else None.
+
+    It cannot where the model is made for the other engine, where its name is nearly that of a catalogue
+    model, and where it is neither a name nor a folder. Whether files are there is not looked at.
     """
     if model in catalogue:
-        if engine not in catalogue[model].engines:
-            others = [other.name for other in catalogue.values() if engine in other.engines]
-            engines = " or ".join(catalogue[model].engines)
-            raise ConfigError(
-                f"ocr.model: {model} works with ocr.engine {engines}, not {engine}",
-                hint=f"With ocr.engine {engine} use ocr.model {' or '.join(others)}." if others else None,
-            )
-    elif os.sep not in model and (close := difflib.get_close_matches(model, catalogue, n=1, cutoff=0.9)):
-        raise ConfigError(f"ocr.model: there is no model {model!r}", hint=f"Did you mean {close[0]}?")
+        if engine in catalogue[model].engines:
+            return None
+        others = [other.name for other in catalogue.values() if engine in other.engines]
+        hint = f"With ocr.engine {engine} use ocr.model {' or '.join(others)}." if others else ""
+        engines = " or ".join(catalogue[model].engines)
+        return Problem(f"{model} works with ocr.engine {engines}, not {engine}", hint)
+    if os.sep in model:
+        return None
+    if close := difflib.get_close_matches(model, catalogue, n=1, cutoff=0.9):
+        return Problem(f"there is no model {model!r}", f"Did you mean {close[0]}?")
+    # isdir() is False for what no file system can hold; Path.is_dir() raises for some of it.
+    if not _MODEL_NAME.fullmatch(model) and not os.path.isdir(model):
+        return Problem(f"{model!r} is neither a folder nor a model name", "")
+    return None
+
+
+def check(model: str, engine: str, *, catalogue: Mapping[str, Model] = CATALOGUE) -> None:
+    """Refuse a setting `ocr.model` that cannot work with `engine`.
+
+    Raises:
+        ConfigError: see `problem_with`.
+    """
+    if problem := problem_with(model, engine, catalogue=catalogue):
+        raise ConfigError(f"ocr.model: {problem.text}", hint=problem.hint)
 
 
 def _from_store(model: Model, store: Path, catalogue: Mapping[str, Model]) -> ModelSpec:
     if problems := verify(model.name, store, catalogue=catalogue):
-        absent = not (store / model.name).is_dir()
+        absent = sum(problem.endswith(": missing") for problem in problems) == len(model.files)
         detail = f"is not in the model store {store}" if absent else "is damaged:\n" + "\n".join(problems)
         raise UnavailableError(
             f"model {model.name} {detail}", hint=f"run: ocr-watcher models pull {model.name}"
@@ -525,7 +545,7 @@ def _from_store(model: Model, store: Path, catalogue: Mapping[str, Model]) -> Mo
 
 
 def _from_folder(folder: Path, engine: str) -> ModelSpec:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UnavailableError(
             f"ocr.model: there is no folder {folder}",
             hint="Correct ocr.model: a folder with the sub-folders det and rec, or a model's name.",

@@ -145,22 +145,30 @@ _NOT_PASSED_ON: Final[Mapping[str, tuple[object, str]]] = MappingProxyType(
 )
 
 
-def translate_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Bring `ocr.params` to the names of PaddleOCR 3.x, and check the values.
+@dataclass(frozen=True)
+class Translation:
+    """What became of `ocr.params`.
+
+    `kwargs` are arguments by their 3.x names. `notes` are sentences for the log, one on each argument that
+    was renamed or left out. `problems` are arguments that cannot be used: the name as given, and what is
+    wrong.
+    """
+
+    kwargs: dict[str, Any]
+    notes: list[str]
+    problems: list[tuple[str, str]]
+
+
+def examine_params(params: Mapping[str, Any]) -> Translation:
+    """Bring `ocr.params` to the names of PaddleOCR 3.x, and check the values. Raises nothing.
 
     Args:
         params: arguments by their 3.x or 2.x names.
-
-    Returns:
-        Arguments by their 3.x names, and one note for the log on each that was renamed or dropped.
-
-    Raises:
-        ConfigError: some arguments are unknown, or have values that are not possible. The message lists
-            them all, one a line.
     """
     kwargs: dict[str, Any] = {}
     notes: list[str] = []
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
+    given_as: dict[str, str] = {}
     for given, value in params.items():
         if given in _NOT_PASSED_ON:
             inert, reason = _NOT_PASSED_ON[given]
@@ -168,25 +176,37 @@ def translate_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
             if inert is _ANY or value is None or (type(value) is type(inert) and value == inert):
                 notes.append(f"ocr.params.{given} is left out: {reason}")
             else:
-                problems.append(f"ocr.params.{given}: {value!r} is not possible: {reason}")
+                problems.append((given, f"{value!r} is not possible: {reason}"))
             continue
         name = RENAMED_PARAMS.get(given, given)
         if name not in PADDLEOCR_PARAMS:
-            problems.append(f"ocr.params.{given}: PaddleOCR has no such argument{_did_you_mean(given)}")
+            problems.append((given, f"PaddleOCR has no such argument{_did_you_mean(given)}"))
         elif value is None:
             # PaddleOCR reads None as its own default, which is on for the orientation models.
             notes.append(f"ocr.params.{given} is left out: it is empty")
         elif not PARAM_VALUES[name].accept(value):
-            problems.append(f"ocr.params.{given}: must be {PARAM_VALUES[name].described}, not {value!r}")
+            problems.append((given, f"must be {PARAM_VALUES[name].described}, not {value!r}"))
         elif name in kwargs and kwargs[name] != value:
-            problems.append(f"ocr.params: {name} is given under two names, with two values")
+            problems.append((given, f"is the same argument as {given_as[name]}, which has another value"))
         else:
             if name != given:
                 notes.append(f"ocr.params.{given} is called {name} since PaddleOCR 3.0")
             kwargs[name] = value
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return kwargs, notes
+            given_as[name] = given
+    return Translation(kwargs, notes, problems)
+
+
+def translate_params(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments and the notes of `examine_params`.
+
+    Raises:
+        ConfigError: some arguments are unknown, or have values that are not possible. The message lists
+            them all, one a line.
+    """
+    translation = examine_params(params)
+    if translation.problems:
+        raise ConfigError("\n".join(f"ocr.params.{name}: {text}" for name, text in translation.problems))
+    return translation.kwargs, translation.notes
 
 
 def _did_you_mean(name: str) -> str:

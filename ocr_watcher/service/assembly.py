@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
-from ocr_watcher.inbox import records
+from ocr_watcher.inbox import access, records
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits
@@ -28,15 +28,16 @@ from ocr_watcher.jobs.observers import LogObserver, Observers
 from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
 from ocr_watcher.jobs.worker import Worker
-from ocr_watcher.ocr import engine, models
+from ocr_watcher.ocr import models, paddle_ocr, params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ocr_watcher.config import Settings
     from ocr_watcher.jobs.observers import Observer
+    from ocr_watcher.ocr.engine import Engine
 
-MakeEngine: TypeAlias = "Callable[[Settings], engine.Engine]"
+MakeEngine: TypeAlias = "Callable[[Settings], Engine]"
 
 _MIB = 1 << 20
 
@@ -45,7 +46,7 @@ _MIB = 1 << 20
 class Assembly:
     """Everything behind the queue, ready to work."""
 
-    engine: engine.Engine
+    engine: Engine
     journal: Journal
     memory: memory.Memory
     supervision: Supervision
@@ -95,16 +96,16 @@ def build(
     return Assembly(reader, journal, probe, supervision, Worker(tools))
 
 
-def make_engine(settings: Settings) -> engine.Engine:
+def make_engine(settings: Settings) -> Engine:
     """Load the configured engine. Raises `ServiceError`."""
     memory.use_one_heap()
     memory.apply_environment(settings.memory.env)
     ocr = settings.ocr
-    _, notes = engine.translate_params(ocr.params)
+    _, notes = params.translate_params(ocr.params)
     for note in notes:
         log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
-    return engine.create(
+    return paddle_ocr.create(
         ocr.engine, spec, ocr.threads, ocr.params, provider=ocr.provider, precision=ocr.precision
     )
 
@@ -123,7 +124,7 @@ def decode_limits(settings: Settings) -> DecodeLimits:
     )
 
 
-def settings_key(settings: Settings, reader: engine.Engine) -> str:
+def settings_key(settings: Settings, reader: Engine) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
     facts = [ocr, settings.image.max_side_px, reader.name, reader.provider, reader.version, __version__]
@@ -133,17 +134,7 @@ def settings_key(settings: Settings, reader: engine.Engine) -> str:
 def check_inboxes(settings: Settings) -> None:
     """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
     for inbox in settings.watch.inbox:
-        if not inbox.is_dir():
-            raise UnavailableError(
-                f"the inbox {inbox} is {'not a folder' if inbox.exists() else 'missing'}",
-                hint="Create it, mount it, or correct watch.inbox. It is never created for you: "
-                "an unmounted share must not turn into an empty folder.",
-            )
-        if not os.access(inbox, os.R_OK | os.W_OK | os.X_OK):
-            raise UnavailableError(
-                f"the inbox {inbox} cannot be read and written by this user",
-                hint="Results are written next to the images: give the user read and write permission.",
-            )
+        access.check_inbox(inbox)
 
 
 def unreadable_hint(error: FileError) -> str:
@@ -153,7 +144,7 @@ def unreadable_hint(error: FileError) -> str:
     return "Check ocr.model, and each of ocr.params: without them, and with a model of the store, it reads."
 
 
-def _warm_up(reader: engine.Engine) -> None:
+def _warm_up(reader: Engine) -> None:
     try:
         reader.warm_up()
     except FileError as error:

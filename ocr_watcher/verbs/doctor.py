@@ -62,6 +62,7 @@ def main(settings: Settings, *, write: Callable[[str], object] = print) -> ExitC
 
 def checks(settings: Settings) -> Iterator[Check]:
     """Every check, in the order in which mending makes sense."""
+    failed: set[str] = set()
     for name, check in (
         ("python", _python),
         ("packages", _packages),
@@ -77,9 +78,14 @@ def checks(settings: Settings) -> Iterator[Check]:
         ("memory", _memory),
         ("ocr", _ocr),
     ):
+        if name == "ocr" and "models" in failed:
+            # It would fail for the same reason, and one problem would be counted as two.
+            yield Check("warn", name, "not tried: there is no model to read with")
+            continue
         try:
             yield from check(settings)
         except OcrWatcherError as error:
+            failed.add(name)
             yield Check("FAIL", name, str(error), error.hint)
         except Exception as error:  # noqa: BLE001 - the other checks go on; the line says what happened
             yield Check("FAIL", name, f"{type(error).__name__}: {error}", "This check itself failed.")
@@ -143,7 +149,7 @@ def _opencv(_settings: Settings) -> Iterator[Check]:
 
 
 def _configuration(settings: Settings) -> Iterator[Check]:
-    _, notes = params.translate_params(settings.ocr.params)
+    notes = params.examine_params(settings.ocr.params).notes
     yield Check("ok", "configuration", str(settings.source or "built-in defaults"))
     for note in notes:
         yield Check("warn", "configuration", note)

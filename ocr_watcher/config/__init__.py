@@ -1,0 +1,41 @@
+"""The configuration: the settings, the reader of their file, and its mistakes in plain words."""
+
+from ocr_watcher.config.diagnosis import suggest
+from ocr_watcher.config.loading import (
+    CONFIG_VARIABLE,
+    DEFAULT_FILE,
+    Check,
+    Key,
+    effective,
+    file_by_convention,
+    load,
+)
+from ocr_watcher.config.settings import (
+    DEFAULT_EXTENSIONS,
+    DEFAULT_IGNORE,
+    DEFAULT_MEMORY_ENV,
+    MODEL_STORE_VARIABLE,
+    MemorySettings,
+    OcrSettings,
+    Settings,
+    WatchSettings,
+)
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "DEFAULT_EXTENSIONS",
+    "DEFAULT_FILE",
+    "DEFAULT_IGNORE",
+    "DEFAULT_MEMORY_ENV",
+    "MODEL_STORE_VARIABLE",
+    "Check",
+    "Key",
+    "MemorySettings",
+    "OcrSettings",
+    "Settings",
+    "WatchSettings",
+    "effective",
+    "file_by_convention",
+    "load",
+    "suggest",
+]

@@ -1,0 +1,365 @@
+"""Every setting: its type, its default, and what it may be. Frozen, strict, complete.
+
+A number in quotes is not a number here, an unknown key is a mistake, and every path is absolute once it is
+validated. This module never looks whether a folder or a model exists: the modules that use them find out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from ocr_watcher.privacy import cache_folder
+
+MODEL_STORE_VARIABLE = "OCR_WATCHER_MODEL_STORE"
+"""Environment variable that is used where `ocr.model_store` is not set. A relative path in it is relative to
+the current folder."""
+
+DEFAULT_EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+DEFAULT_IGNORE = (
+    # Hidden files, then the names that programs give to unfinished files.
+    *(".*", "*~", "~$*", "*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*.!qB", "*.swp"),
+    # `.*` covers these too. They are named so that they stay ignored when somebody removes `.*`.
+    *("._*", ".~lock.*", ".syncthing.*", ".stfolder", ".stversions", ".DS_Store"),
+    # What file managers, NAS systems and file systems leave in shared folders.
+    *("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+    *("Thumbs.db", "desktop.ini", "__MACOSX"),
+)
+"""Globs on the names of files and folders: temporary files, thumbnails and bins of other programs."""
+
+DEFAULT_MEMORY_ENV = {
+    "FLAGS_use_mkldnn": "1",
+    "FLAGS_allocator_strategy": "auto_growth",
+    "FLAGS_eager_delete_tensor_gb": "0.0",
+    "FLAGS_fast_eager_deletion_mode": "1",
+    "FLAGS_fraction_of_gpu_memory_to_use": "0.0",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+"""Set before Paddle is imported unless `memory.env` says otherwise; docs/memory.md has the measurements."""
+
+_MAX_INBOXES = 100  # every two of them are compared
+_DAY_S = 86_400.0
+_MAX_MEMORY_MB = 16 * 1024 * 1024  # 16 TiB: a larger number was probably meant as bytes
+
+
+def _refused(text: str, *, at: tuple[str, ...] = ()) -> PydanticCustomError:
+    """A mistake in our own words ("must …"). `at` is the key to blame, where it is not the one validated."""
+    return PydanticCustomError("refused", "{text}", {"text": text, "at": at})
+
+
+def _absolute(value: object, info: ValidationInfo) -> Path:
+    """Expand `~` and make the path absolute.
+
+    A relative path starts at the folder of the configuration file, which is the validation context; without
+    a file it starts at the current folder.
+    """
+    if not isinstance(value, str | Path):
+        raise _refused("must be a path")
+    if not str(value).strip():
+        raise _refused("must not be empty")
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        raise _refused(f"must begin with a known user's home folder; a folder of that name is ./{value}")
+    base = info.context if isinstance(info.context, Path) else Path.cwd()
+    # resolve() would follow links; the paths in logs and sidecars shall be those that the user wrote.
+    return Path(os.path.abspath(base / expanded))
+
+
+def _real(path: Path) -> Path:
+    """Follow symbolic links, so that two names of one folder compare equal. A loop of links is no error."""
+    return Path(os.path.realpath(path))
+
+
+def _is_inside(inner: Path, outer: Path) -> bool:
+    return _real(inner).is_relative_to(_real(outer))
+
+
+def _one_or_many(value: object) -> object:
+    """Turn one folder, or a list of them, into a tuple. Its items are validated later, one by one."""
+    if isinstance(value, str | Path):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise _refused("must be a folder or a list of folders")
+    if not 1 <= len(value) <= _MAX_INBOXES:
+        raise _refused(f"must name at least one folder, and at most {_MAX_INBOXES}")
+    return tuple(value)
+
+
+def _no_duplicates(inboxes: tuple[Path, ...]) -> tuple[Path, ...]:
+    seen: set[Path] = set()
+    for inbox in inboxes:
+        if _real(inbox) in seen:
+            raise _refused(f"must not name a folder twice: {inbox}")
+        seen.add(_real(inbox))
+    return inboxes
+
+
+def _words_or_list(value: object) -> object:
+    """Turn words with spaces between them (`.png .jpg`), or a list, into a tuple."""
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, list | tuple):
+        raise _refused("must be a list of file extensions, or several in one text with spaces between")
+    if not value:
+        raise _refused("must name at least one file extension")
+    return tuple(value)
+
+
+def _extension(value: str) -> str:
+    if not re.fullmatch(r"\.[^\s/\\]+", value):
+        raise _refused(f"must be a file extension such as .png, not {value!r}")
+    if value.lower() == ".json":
+        raise _refused("must not have .json in it, the extension of the results")
+    return value.lower()
+
+
+def _list(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise _refused("must be a list; [] is an empty one")
+    return tuple(value)
+
+
+def _pattern(value: str) -> str:
+    if not value:
+        raise _refused("must not be empty")
+    if "/" in value:
+        raise _refused("must be a pattern for one name, without a /")
+    return value
+
+
+def _model(value: str, info: ValidationInfo) -> str:
+    """Make a path absolute. A text without a separator is the name of a model and stays as it is."""
+    if value.startswith((".", "~")) or "/" in value or os.sep in value:
+        return str(_absolute(value, info))
+    return value
+
+
+def _model_store(value: object) -> object:
+    """Where the setting is missing, take the folder that the environment names, else the user's cache."""
+    if value is not None:
+        return value
+    if store := os.environ.get(MODEL_STORE_VARIABLE):
+        return store if store.startswith("~") else Path.cwd() / store
+    return Path(cache_folder(), "models")
+
+
+def _mapping(value: object) -> object:
+    """A key with only comments under it is null in YAML; here it means an empty mapping."""
+    return {} if value is None else value
+
+
+def _over_defaults(value: object) -> object:
+    """Lay the user's variables over the default ones. A variable that is null is removed."""
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        return value  # pydantic refuses it: the field is a dictionary
+    merged = {**DEFAULT_MEMORY_ENV, **value}
+    return {name: text for name, text in merged.items() if text is not None}
+
+
+def _variable_name(value: str) -> str:
+    if not value or "=" in value:
+        raise _refused("must be the name of an environment variable")
+    return value
+
+
+def _variable_value(value: object) -> str:
+    """Turn the value into text. Paddle's FLAGS_* variables want 1 and 0 for true and false."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if not isinstance(value, str | int | float):
+        raise _refused("must be text, a number, or true or false")
+    return str(value)
+
+
+_Folder = Annotated[Path, BeforeValidator(_absolute)]
+_Text = Annotated[str, Field(min_length=1)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """What all sections have in common.
+
+    They are frozen and strict, refuse unknown keys and infinite numbers, and validate their defaults like
+    values that are given: that is how a default path becomes absolute.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class WatchSettings(Section):
+    """Which files are read, and when they count as complete. `inbox` has absolute paths, and at least one."""
+
+    inbox: Annotated[tuple[_Folder, ...], BeforeValidator(_one_or_many), AfterValidator(_no_duplicates)] = (
+        Field(default="inbox", validate_default=True)
+    )
+    recursive: bool = True
+    mode: Literal["auto", "native", "polling"] = "auto"
+    poll_interval_s: float = Field(default=5.0, ge=0.1, le=_DAY_S)
+    rescan_interval_s: float = Field(default=60.0, ge=1, le=_DAY_S)
+    settle_s: float = Field(default=1.0, ge=0, le=3600)
+    extensions: Annotated[
+        tuple[Annotated[str, AfterValidator(_extension)], ...], BeforeValidator(_words_or_list)
+    ] = DEFAULT_EXTENSIONS
+    ignore: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(_list)] = (
+        DEFAULT_IGNORE
+    )
+
+    @field_validator("recursive")
+    @classmethod
+    def _nothing_twice(cls, recursive: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's call
+        """Refuse an inbox inside another one: a file in it would be found twice."""
+        inboxes: tuple[Path, ...] = info.data.get("inbox", ())
+        for inner in inboxes:
+            for outer in inboxes:
+                if recursive and inner is not outer and _is_inside(inner, outer):
+                    text = f"must not have {inner} inside {outer} while watch.recursive is true"
+                    raise _refused(text, at=("watch", "inbox"))
+        return recursive
+
+
+class QueueSettings(Section):
+    """How many files wait in memory. All others wait on the disk."""
+
+    max_size: int = Field(default=256, ge=1, le=1_000_000)
+
+
+class ImageSettings(Section):
+    """Limits on one image. `max_file_mb` is in MiB, `max_megapixels` in millions of pixels."""
+
+    max_file_mb: _Positive = Field(default=10.0, le=100_000)
+    max_megapixels: _Positive = Field(default=100.0, le=100_000)
+    max_side_px: int = Field(default=1024, gt=0, le=65_535)
+
+
+class OcrSettings(Section):
+    """The engine. `model` is a name or the absolute path of a folder; `model_store` always has a value."""
+
+    engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
+    provider: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    precision: Literal["auto", "fp32"] = "auto"
+    model: Annotated[_Text, AfterValidator(_model)] = "PP-OCRv6_small"
+    model_store: Annotated[_Folder, BeforeValidator(_model_store)] = Field(
+        default=None, validate_default=True
+    )
+    lang: _Text | None = None
+    threads: int = Field(default=0, ge=0, le=1024)
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    params: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    job_timeout_s: _Positive = Field(default=120.0, le=_DAY_S)
+
+
+class MemorySettings(Section):
+    """Limits in MiB. `env` holds all variables: the defaults, and the user's laid over them."""
+
+    soft_limit_mb: int = Field(default=1024, gt=0, le=_MAX_MEMORY_MB)
+    rss_limit_mb: int = Field(default=1536, gt=0, le=_MAX_MEMORY_MB)
+    # This one limits reserved memory (RLIMIT_DATA), the two above resident memory: they cannot be compared.
+    hard_limit_mb: Annotated[int, Field(gt=0, le=_MAX_MEMORY_MB)] | None = None
+    max_jobs: int = Field(default=0, ge=0)
+    stats_interval_s: float = Field(default=30.0, ge=1, le=_DAY_S)
+    env: Annotated[
+        dict[
+            Annotated[str, AfterValidator(_variable_name)],
+            Annotated[str, BeforeValidator(_variable_value)],
+        ],
+        BeforeValidator(_over_defaults),
+    ] = Field(default_factory=dict)
+
+    @field_validator("rss_limit_mb")
+    @classmethod
+    def _at_least_soft_limit(cls, rss_limit_mb: int, info: ValidationInfo) -> int:
+        """Refuse a limit that ends the process before the soft limit could warn of it."""
+        soft_limit_mb = info.data.get("soft_limit_mb", 0)
+        if rss_limit_mb < soft_limit_mb:
+            raise _refused(f"must be at least memory.soft_limit_mb, which is {soft_limit_mb}")
+        return rss_limit_mb
+
+
+class RetrySettings(Section):
+    """How often a file is tried."""
+
+    max_attempts: int = Field(default=3, ge=1, le=1000)
+
+
+class LoggingSettings(Section):
+    """The rotating file of JSON lines. `file` is absolute; `max_mb` is in MiB."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: _Folder = Field(default="logs/ocr_watcher.log", validate_default=True)
+    max_mb: _Positive = Field(default=20.0, le=100_000)
+    backups: int = Field(default=5, ge=0, le=1000)
+
+
+class Settings(Section):
+    """Everything that a user can set, validated and complete. Every path is absolute.
+
+    `source` is the file that the settings were read from, or None. It cannot be set in the file, is left out
+    of dumps and does not count when settings are compared.
+    """
+
+    watch: WatchSettings = Field(default_factory=WatchSettings)
+    queue: QueueSettings = Field(default_factory=QueueSettings)
+    image: ImageSettings = Field(default_factory=ImageSettings)
+    ocr: OcrSettings = Field(default_factory=OcrSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
+    retry: RetrySettings = Field(default_factory=RetrySettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
+    state_dir: _Folder = Field(default=".ocr-watcher", validate_default=True)
+    source: Path | None = Field(default=None, exclude=True)
+
+    @field_validator("logging")
+    @classmethod
+    def _log_outside(cls, logging: LoggingSettings, info: ValidationInfo) -> LoggingSettings:
+        """Refuse a log file inside an inbox: every line written to it would wake the watcher."""
+        if (inbox := _inbox_around(logging.file.parent, info)) is not None:
+            raise _refused(f"must be outside the inbox {inbox}", at=("logging", "file"))
+        return logging
+
+    @field_validator("state_dir")
+    @classmethod
+    def _state_outside(cls, state_dir: Path, info: ValidationInfo) -> Path:
+        """Refuse a state folder inside an inbox, for the same reason."""
+        if (inbox := _inbox_around(state_dir, info)) is not None:
+            raise _refused(f"must be outside the inbox {inbox}")
+        return state_dir
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment] # `ocr.params` is a dictionary, which has no hash
+
+
+def _inbox_around(folder: Path, info: ValidationInfo) -> Path | None:
+    """The inbox that `folder` is in, or None. Also None where the watch section itself has mistakes."""
+    watch: WatchSettings | None = info.data.get("watch")
+    inboxes = watch.inbox if watch is not None else ()
+    return next((inbox for inbox in inboxes if _is_inside(folder, inbox)), None)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: info.annotation
+    for name, info in Settings.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+}
+"""The sections of the file, by name."""
+
+TOP_LEVEL = [name for name in Settings.model_fields if name != "source"]
+"""The keys that may stand at the top level of the file: the sections, and the settings outside of them."""
