@@ -5,13 +5,12 @@ Pillow turns the numbers of a tag into Python objects, up to fifty times as larg
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
 # Offsets and byte counts of 2^18 strips are half of it, a colour table for 16 bits (3 x 65,536) is a fifth.
 # Pillow makes up to 48 bytes of each.
@@ -19,26 +18,25 @@ MAX_NUMBERS = 1 << 20
 # A page has two fractions, its resolution; a photo's EXIF has a few dozen. Pillow makes 250 bytes of each.
 MAX_FRACTIONS = 1 << 16
 
+# Bytes of a value by its type, for the types that Pillow reads.
+_UNIT_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _BYTES: Final = frozenset({1, 2, 7})  # BYTE, ASCII, UNDEFINED: these stay bytes
 _FRACTIONS: Final = frozenset({5, 10})
-# Bytes of a value by its type, for the types that Pillow reads.
-_UNIT: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _SIGNED: Final = frozenset({6, 8, 9})
 _INTEGERS: Final = frozenset({3, 4, 13, 16}) | _SIGNED
-_UNITS: Final = np.array([_UNIT.get(kind, 0) for kind in range(17)], np.int64)
-_IS_BYTES: Final = np.array([kind in _BYTES for kind in range(17)])
-_IS_FRACTIONS: Final = np.array([kind in _FRACTIONS for kind in range(17)])
+# Pillow follows no offset that is as large.
+_FARTHEST: Final = 1 << 63
 
 
 @dataclass(frozen=True)
-class ByteOrder:
-    """How the numbers of a file are written: byte order, and whether it is a BigTIFF, of 64-bit offsets."""
+class Layout:
+    """How the numbers of a TIFF are written: byte order, and whether it is a BigTIFF, of 64-bit offsets."""
 
-    name: Literal["big", "little"]
+    order: Literal["big", "little"]
     big_tiff: bool
 
     @classmethod
-    def of(cls, header: bytes) -> ByteOrder:
+    def of(cls, header: bytes) -> Layout:
         """Read the header as Pillow does, which takes a big-endian BigTIFF for an ordinary TIFF."""
         return cls("big" if header.startswith(b"M") else "little", header[2:3] == b"+")
 
@@ -53,20 +51,13 @@ class ByteOrder:
         return 8 if self.big_tiff else 2
 
     @property
-    def entry_bytes(self) -> int:
-        """Bytes of a tag in a directory."""
-        return 20 if self.big_tiff else 12
+    def entry(self) -> struct.Struct:
+        """A tag in a directory: its number, the type of its values, how many, these or where they are."""
+        return struct.Struct((">" if self.order == "big" else "<") + ("HHQ8s" if self.big_tiff else "HHL4s"))
 
     def number(self, data: bytes, at: int, length: int) -> int:
         """Read an unsigned number; what is missing at the end of the file counts as not there."""
-        return int.from_bytes(data[at : at + length], self.name)
-
-    def dtype(self) -> np.dtype[np.void]:
-        """Layout of a tag in a directory."""
-        mark, word = (">" if self.name == "big" else "<"), self.word_bytes
-        return np.dtype(
-            [("tag", f"{mark}u2"), ("type", f"{mark}u2"), ("count", f"{mark}u{word}"), ("value", f"V{word}")]
-        )
+        return int.from_bytes(data[at : at + length], self.order)
 
 
 def offsets_of(data: bytes, at_most: int) -> list[int]:
@@ -75,72 +66,87 @@ def offsets_of(data: bytes, at_most: int) -> list[int]:
     Ends where they form a loop. The last one may lie behind the end of a file that was cut off. Pillow
     would count them too, but it reads every tag of every page for it: 0.3 ms a page.
     """
-    order = ByteOrder.of(data)
-    link = order.word_bytes
+    layout = Layout.of(data)
+    word_bytes, count_bytes, entry_bytes = layout.word_bytes, layout.count_bytes, layout.entry.size
+    link = word_bytes
     found: dict[int, None] = {}
-    while (at := order.number(data, link, order.word_bytes)) and at not in found and len(found) <= at_most:
+    while (at := layout.number(data, link, word_bytes)) and at not in found and len(found) <= at_most:
         found[at] = None
-        link = at + order.count_bytes + order.number(data, at, order.count_bytes) * order.entry_bytes
+        link = at + count_bytes + layout.number(data, at, count_bytes) * entry_bytes
     return list(found)
 
 
-@dataclass(frozen=True, eq=False)
+class Tag(NamedTuple):
+    """What a directory says about a tag: type of its values, how many, and where in the file these are."""
+
+    kind: int
+    values: int
+    at: int
+
+
+@dataclass(frozen=True)
 class Directory:
-    """One directory: what its tags claim. No value was read yet.
+    """The tags that Pillow reads of a directory; the values were not looked at.
 
     Attributes:
-        claimed: How many tags it says that it has; fewer are there where the file ends before.
-        tags: Numbers of its tags, int64, one an entry, in the file's order.
-        types: Types of their values, int64; 0 for one that Pillow does not know.
-        counts: How many values, int64; 0 where they are more bytes than the file, which Pillow leaves out.
+        data: The file.
+        layout: How it is written.
+        tags: By their numbers.
+        entries: How many tags are in the file, whether or not they are read.
     """
 
     data: bytes
-    order: ByteOrder
-    at: int
-    claimed: int
-    tags: NDArray[np.int64]
-    types: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    layout: Layout
+    tags: Mapping[int, Tag]
+    entries: int
 
     @classmethod
-    def read(cls, data: bytes, at: int, order: ByteOrder) -> Directory:
-        """Read the directory at an offset, which may lie anywhere."""
-        claimed = order.number(data, at, order.count_bytes)
-        start = at + order.count_bytes
-        there = min(claimed, max(0, len(data) - start) // order.entry_bytes)
-        entries = np.frombuffer(data, order.dtype(), there, start) if there else np.empty(0, order.dtype())
-        types = entries["type"].astype(np.int64)
-        types[types >= len(_UNITS)] = 0
-        counts = np.minimum(entries["count"], len(data) + 1).astype(np.int64)
-        counts[counts * _UNITS[types] > len(data)] = 0
-        return cls(data, order, at, claimed, entries["tag"].astype(np.int64), types, counts)
+    def read(cls, data: bytes, at: int, layout: Layout) -> Directory:
+        """Read the directory at an offset, which may lie anywhere; its end may be missing.
+
+        As Pillow does, it takes the first of several tags with one number, and leaves out those of unknown
+        type, without values, and with which the values are together more bytes than the file.
+        """
+        count_bytes, word_bytes, entry = layout.count_bytes, layout.word_bytes, layout.entry
+        start = at + count_bytes
+        there = min(layout.number(data, at, count_bytes), max(0, len(data) - start) // entry.size)
+        tags: dict[int, Tag] = {}
+        left_bytes = len(data)
+        fields = memoryview(data)[start : start + there * entry.size]
+        for index, (tag, kind, count, value) in enumerate(entry.iter_unpack(fields), 1):
+            size_bytes = _UNIT_BYTES.get(kind, 0) * count
+            if tag in tags or not size_bytes:
+                continue
+            values_at = start + index * entry.size - word_bytes
+            if size_bytes > word_bytes:
+                values_at = int.from_bytes(value, layout.order)
+                if values_at >= _FARTHEST:
+                    continue
+                left_bytes -= size_bytes
+                if left_bytes < 0:
+                    continue
+            tags[tag] = Tag(kind, count, values_at)
+        return cls(data, layout, tags, there)
 
     @property
     def numbers(self) -> int:
         """How many numbers Pillow makes objects of when it reads all tags, fractions not counted."""
-        return int(self.counts[~_IS_BYTES[self.types] & ~_IS_FRACTIONS[self.types]].sum())
+        return sum(tag.values for tag in self.tags.values() if tag.kind not in _BYTES | _FRACTIONS)
 
     @property
     def fractions(self) -> int:
         """How many fractions Pillow makes objects of when it reads all tags."""
-        return int(self.counts[_IS_FRACTIONS[self.types]].sum())
+        return sum(tag.values for tag in self.tags.values() if tag.kind in _FRACTIONS)
 
-    def count(self, tag: int) -> int:
-        """How many values a tag has at most: the largest of its entries, 0 without one."""
-        return int(self.counts[self.tags == tag].max(initial=0))
+    def count(self, number: int) -> int:
+        """How many values a tag has; 0 without it."""
+        tag = self.tags.get(number)
+        return tag.values if tag is not None else 0
 
-    def integer(self, tag: int) -> int | None:
+    def integer(self, number: int) -> int | None:
         """Give the first value of a tag; None where there is none, or it is no integer."""
-        (found,) = np.nonzero((self.tags == tag) & (self.counts > 0))
-        if not found.size:
+        tag = self.tags.get(number)
+        if tag is None or tag.kind not in _INTEGERS:
             return None
-        index, word = int(found[0]), self.order.word_bytes
-        kind = int(self.types[index])
-        if kind not in _INTEGERS:
-            return None
-        at = self.at + self.order.count_bytes + (index + 1) * self.order.entry_bytes - word
-        if int(self.counts[index]) * _UNIT[kind] > word:
-            at = self.order.number(self.data, at, word)
-        value = self.data[at : at + _UNIT[kind]]
-        return int.from_bytes(value, self.order.name, signed=kind in _SIGNED)
+        value = self.data[tag.at : tag.at + _UNIT_BYTES[tag.kind]]
+        return int.from_bytes(value, self.layout.order, signed=tag.kind in _SIGNED)

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocr_watcher.errors import UnreadableError
-from ocr_watcher.inputs.directories import MAX_FRACTIONS, MAX_NUMBERS, ByteOrder, Directory
+from ocr_watcher.inputs import directories
+from ocr_watcher.inputs.directories import MAX_FRACTIONS, MAX_NUMBERS
 from ocr_watcher.inputs.raster import Cost, Layout, RasterFamily, begins_with, stored
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _inspect(data: bytes, _limits: DecodeLimits) -> Layout:
 
 def _check_exif(exif: bytes) -> None:
     """Refuse EXIF that Pillow, which looks for the resolution in it, would make a million objects of."""
-    directory = Directory.read(exif, int.from_bytes(exif[4:8], ByteOrder.of(exif).name), ByteOrder.of(exif))
+    layout = directories.Layout.of(exif)
+    directory = directories.Directory.read(exif, layout.number(exif, 4, 4), layout)
     if directory.numbers > MAX_NUMBERS or directory.fractions > MAX_FRACTIONS:
         raise UnreadableError(
             f"the JPEG's EXIF has more than {MAX_NUMBERS} numbers or {MAX_FRACTIONS} fractions",

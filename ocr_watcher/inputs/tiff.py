@@ -8,8 +8,8 @@ from PIL import ExifTags
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ocr_watcher.errors import UnreadableError
-from ocr_watcher.inputs import pillow
-from ocr_watcher.inputs.directories import MAX_FRACTIONS, MAX_NUMBERS, ByteOrder, Directory, offsets_of
+from ocr_watcher.inputs import directories, pillow
+from ocr_watcher.inputs.directories import MAX_FRACTIONS, MAX_NUMBERS, Directory, offsets_of
 from ocr_watcher.inputs.raster import Block, Cost, Decoded, Layout, RasterFamily, begins_with, load, stored
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # A TIFF of ten megabytes can hold a hundred thousand directories that share one picture.
 MAX_PAGES = 10_000
-# libtiff itself reads no directory of more (TIFFFetchDirectory in tif_dirread.c); ten or twenty are usual.
-MAX_TAGS = 4096
+# In all directories together: a hundred for each of so many pages. Pillow takes 6 s to read them.
+MAX_TAGS = 1 << 20
 # A strip for every row and plane of a page of 65,536 rows in four planes; or tiles of 16 x 16, the smallest
 # that TIFF allows, over 67 megapixels. Pillow makes 330 bytes of Python objects of each.
 MAX_STRIPS = 1 << 18
@@ -45,41 +45,42 @@ _PLANES_APART = 2  # as PlanarConfiguration
 def _inspect(data: bytes, _limits: DecodeLimits) -> Layout:
     """Find the pages, and refuse directories that Pillow would make gigabytes of objects of."""
     pillow.silence_libtiff()
-    order = ByteOrder.of(data)
+    layout = directories.Layout.of(data)
     offsets = offsets_of(data, MAX_PAGES)
     if len(offsets) > MAX_PAGES:
         raise UnreadableError(
             f"the TIFF has more than {MAX_PAGES} pages",
             hint=f"Split the file into parts of at most {MAX_PAGES} pages.",
         )
-    directories = []
+    reduced, tags = [], 0
     for number, at in enumerate(offsets, 1):
-        directory = Directory.read(data, at, order)
+        page = Directory.read(data, at, layout)
         what = f"page {number} of the file" if len(offsets) > 1 else "the file"
-        _check_page(directory, what)
-        for part in (directory, *_below(directory)):
+        tags += page.entries
+        _check_count(tags, MAX_TAGS, f"{what} and those before it have {{}} tags")
+        _check_page(page, what)
+        # Those below, Pillow reads for a file of one page only.
+        for part in (page, *_below(page)) if len(offsets) == 1 else (page,):
             _check_values(part, what)
-        directories.append(directory)
-    return Layout(_pages(directories))
+        reduced.append(bool((page.integer(_TAG.NewSubfileType) or 0) & 1))
+    return Layout(_frames(reduced))
 
 
-def _below(directory: Directory) -> Iterator[Directory]:
+def _below(page: Directory) -> Iterator[Directory]:
     """Give the directories that Pillow reads with a page's own: EXIF, GPS and interoperability."""
-    pointers = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop)
-    for pointer in pointers:
-        at = directory.integer(pointer)
-        if at is None or at < 0:
-            continue
-        below = Directory.read(directory.data, at, directory.order)
-        yield below
-        deeper = below.integer(ExifTags.IFD.Interop) if pointer == ExifTags.IFD.Exif else None
-        if deeper is not None and deeper >= 0:
-            yield Directory.read(directory.data, deeper, directory.order)
+    exif = _part(page, ExifTags.IFD.Exif)
+    for part in (exif, _part(page, ExifTags.IFD.GPSInfo), _part(exif, ExifTags.IFD.Interop)):
+        if part is not None:
+            yield part
+
+
+def _part(directory: Directory | None, pointer: int) -> Directory | None:
+    at = directory.integer(pointer) if directory is not None else None
+    return Directory.read(directory.data, at, directory.layout) if directory and at and at > 0 else None
 
 
 def _check_page(directory: Directory, what: str) -> None:
     strips = max(directory.count(_STRIP_OFFSETS), directory.count(_TILE_OFFSETS))
-    _check_count(directory.claimed, MAX_TAGS, f"{what} has {{}} tags")
     _check_count(strips, MAX_STRIPS, f"{what} has {{}} strips or tiles")
     needed = _strips_needed(directory)
     if needed is not None:
@@ -119,15 +120,12 @@ def _strips_needed(directory: Directory) -> int | None:
     return blocks if blocks > 1 else None
 
 
-def _pages(directories: Sequence[Directory]) -> Sequence[int]:
-    """Give the frames that are pages: a reduced copy is left out once a full page was seen."""
-    frames, full_page_seen = [], False
-    for frame, directory in enumerate(directories):
-        reduced = len(directories) > 1 and bool((directory.integer(_TAG.NewSubfileType) or 0) & 1)
-        if not (reduced and full_page_seen):
-            frames.append(frame)
-        full_page_seen = full_page_seen or not reduced
-    return frames or (0,)
+def _frames(reduced: Sequence[bool]) -> Sequence[int]:
+    """Give the frames that are pages: one of reduced resolution is left out once a full page was seen."""
+    first_full = reduced.index(False) if False in reduced else len(reduced)
+    return [frame for frame, is_reduced in enumerate(reduced) if frame <= first_full or not is_reduced] or (
+        0,
+    )
 
 
 # -- decoding ------------------------------------------------------------------------------------
