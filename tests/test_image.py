@@ -8,8 +8,8 @@ import random
 import struct
 import warnings
 import zlib
-from dataclasses import FrozenInstanceError
-from typing import TYPE_CHECKING, Any
+from dataclasses import FrozenInstanceError, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -28,22 +28,37 @@ from ocr_watcher.errors import (
     UnreadableError,
     UnsupportedFormatError,
 )
-from ocr_watcher.inputs import image
-from ocr_watcher.inputs.base import DecodeLimits, Page, pages
+from ocr_watcher.inputs import raster, shrink
+from ocr_watcher.inputs import tiff as tiff_family
+from ocr_watcher.inputs.base import DecodeLimits, Picture
+from ocr_watcher.inputs.table import open_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ocr_watcher.inputs.base import OpenDocument
 
 LIMITS = DecodeLimits(max_file_bytes=10 << 20, max_pixels=100_000_000, max_side_px=1024)
 
 WHITE, BLACK, RED, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 255)  # RGB
 
 
-def read(data: bytes, limits: Limits = LIMITS) -> list[Page]:
+def opened(data: bytes, limits: DecodeLimits = LIMITS) -> OpenDocument:
+    return open_document(io.BytesIO(data), limits)
+
+
+def pages(file: BinaryIO, limits: DecodeLimits) -> Iterator[Picture]:
+    document = open_document(file, limits)
+    for index in range(document.pages):
+        yield document.picture(index, limits)
+    document.close()
+
+
+def read(data: bytes, limits: DecodeLimits = LIMITS) -> list[Picture]:
     return list(pages(io.BytesIO(data), limits))
 
 
-def rgb_at(page: Page, x: int, y: int) -> tuple[int, int, int]:
+def rgb_at(page: Picture, x: int, y: int) -> tuple[int, int, int]:
     blue, green, red = (int(value) for value in page.bgr[y, x])
     return red, green, blue
 
@@ -128,9 +143,9 @@ def test_page_is_bgr_contiguous_and_frozen() -> None:
     assert page.bgr.flags.c_contiguous
     assert page.bgr[8, 24].tolist() == [0, 0, 255]  # the red block, blue first
     assert page.bgr[8, 40].tolist() == [255, 0, 0]
-    assert (page.index, page.width_px, page.height_px, page.scale) == (0, 64, 48, 1.0)
+    assert (page.width_px, page.height_px, page.scale) == (64, 48, 1.0)
     with pytest.raises(FrozenInstanceError):
-        page.index = 1  # type: ignore[misc]
+        page.width_px = 1  # type: ignore[misc]
 
 
 def lab_picture() -> Image.Image:
@@ -399,9 +414,9 @@ def test_size_and_mapping(
     assert (width, height) == wanted
     assert (page.width_px, page.height_px) == size
     assert page.scale == pytest.approx(max(wanted) / max(size), rel=1e-3)
-    corners = [[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]]
-    assert page.to_source(corners) == [[0, 0], [size[0], 0], [size[0], size[1]], [0, size[1]]]
-    assert page.to_source([(-5, -5), (1e9, 1e9)]) == [[0, 0], list(map(float, size))]
+    corners = ((0.0, 0.0), (width, 0.0), (width, height), (0.0, height))
+    assert page.to_source(corners) == ((0, 0), (size[0], 0), (size[0], size[1]), (0, size[1]))
+    assert page.to_source(((-5, -5), (1e9, 1e9))) == ((0, 0), tuple(map(float, size)))
     assert page.bgr.min() == 255  # no dark seam between bands or at the edges
 
 
@@ -417,7 +432,7 @@ def test_mapping_leads_back_to_the_mark(size: tuple[int, int], file_format: str)
     dark = 255.0 - page.bgr[:, :, 0]
     y = (dark.sum(axis=1) * (np.arange(dark.shape[0]) + 0.5)).sum() / dark.sum()
     x = (dark.sum(axis=0) * (np.arange(dark.shape[1]) + 0.5)).sum() / dark.sum()
-    (centre,) = page.to_source([(x, y)])
+    (centre,) = page.to_source(((x, y),))
     assert centre == pytest.approx([left + mark / 2, min(top + mark / 2, (top + size[1]) / 2)], abs=1.0)
 
 
@@ -443,17 +458,17 @@ def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.fromarray(np.tile(gradient[:, None], (1, 500))).convert("RGB"), "PNG")
     limits = DecodeLimits(10 << 20, 10**6, 300)
     (whole,) = read(data, limits)
-    monkeypatch.setattr(image, "_BAND_PIXELS", 1)
+    monkeypatch.setattr(shrink, "_BAND_PIXELS", 1)
     (banded,) = read(data, limits)
     assert np.array_equal(whole.bgr, banded.bgr)
 
 
 def test_bands_are_small_however_long_a_row_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "_BAND_PIXELS", 1000)
+    monkeypatch.setattr(shrink, "_BAND_PIXELS", 1000)
     drawn = Image.new("L", (7001, 9))
     for across, down in ((1, 1), (50, 1), (30, 9), (7, 4)):
         seen = np.zeros((9, 7001), int)
-        for left, top, band in image._bands(drawn, across, down):
+        for left, top, band in shrink._bands(drawn, across, down):
             assert band.width * band.height <= 1000
             assert (left % across, top % down) == (0, 0)
             seen[top : top + band.height, left : left + band.width] += 1
@@ -467,7 +482,6 @@ def test_multi_page_tiff_of_different_sizes_and_modes() -> None:
     sheets = [picture("RGB"), picture("1", (200, 100)), picture("L", (50, 3000)), picture("CMYK", (80, 80))]
     data = encode(sheets[0], "TIFF", save_all=True, append_images=sheets[1:], compression="tiff_lzw")
     found = read(data)
-    assert [page.index for page in found] == [0, 1, 2, 3]
     assert [(page.width_px, page.height_px) for page in found] == [sheet.size for sheet in sheets]
     assert found[2].bgr.shape == (1024, 17, 3)
     assert all(near(rgb_at(page, 2, 2), BLACK, 60) for page in found)
@@ -503,7 +517,7 @@ def test_thumbnail_after_a_full_page_is_skipped() -> None:
         tiff_page((2, 2), 8, 1, small, subfile=3),
     )
     found = read(data)
-    assert [(page.index, page.width_px) for page in found] == [(0, 4), (1, 4)]
+    assert [page.width_px for page in found] == [4, 4]
 
 
 def test_reduced_image_that_is_all_there_is_is_read() -> None:
@@ -519,7 +533,7 @@ def test_loop_of_directories_ends() -> None:
 def test_too_many_pages_are_refused_before_the_first() -> None:
     sheet = tiff_page((1, 1), 8, 1, b"\0")
     with pytest.raises(UnreadableError, match=r"more than 10000 pages") as caught:
-        next(pages(io.BytesIO(tiff(*[sheet] * (image.MAX_PAGES + 1))), LIMITS))
+        opened(tiff(*[sheet] * (tiff_family.MAX_PAGES + 1)))
     assert "Split" in caught.value.hint
 
 
@@ -589,16 +603,59 @@ def test_animation_of_one_frame_is_read_and_takes_what_an_animation_takes(
     assert rgb_at(page, 24, 8) == RED
     assert capfd.readouterr() == ("", "")
     with pytest.raises(MemoryBudgetError, match=r"18\.5 bytes"):
-        read(data, DecodeLimits(1 << 20, 10**6, 64, max_decode_mb=0.05))
+        read(data, DecodeLimits(1 << 20, 10**6, 64, max_decode_mb_ever=0.05))
 
 
-def test_full_size_pixels_are_gone_while_the_caller_holds_a_page() -> None:
+def test_no_full_size_pixels_are_kept_while_the_caller_holds_a_picture() -> None:
     sheets = [Image.new("RGB", (300, 200), WHITE) for _ in range(2)]
-    reader = pages(io.BytesIO(encode(sheets[0], "TIFF", save_all=True, append_images=sheets[1:])), LIMITS)
-    next(reader)
-    assert reader.gi_frame.f_locals["image"].im.size == (1, 1)  # type: ignore[attr-defined]
-    next(reader)
-    assert "image" not in reader.gi_frame.f_locals  # type: ignore[attr-defined]
+    document = opened(encode(sheets[0], "TIFF", save_all=True, append_images=sheets[1:]))
+    assert isinstance(document, raster.RasterDocument)
+    for index in range(2):
+        document.picture(index, LIMITS)
+        assert document._image is not None
+        assert document._image._im is None
+    with pytest.raises(MemoryBudgetError):
+        document.picture(0, replace(LIMITS, max_decode_mb_ever=0.001))
+    assert document._image is None
+    document.close()
+    assert not document._data
+
+
+def test_nothing_of_a_file_of_one_page_is_kept_and_it_is_read_again() -> None:
+    file = io.BytesIO(encode(picture(), "PNG"))
+    document = open_document(file, LIMITS)
+    assert isinstance(document, raster.RasterDocument)
+    first = document.picture(0, LIMITS)
+    assert (document._image, document._data) == (None, b"")
+    second = document.picture(0, LIMITS)
+    assert np.array_equal(first.bgr, second.bgr)
+    file.seek(0)
+    file.truncate(60)
+    with pytest.raises(TruncatedError):
+        document.picture(0, LIMITS)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_pages_are_given_in_any_order_and_again(compression: str) -> None:
+    colours = [RED, BLUE, WHITE]
+    sheets = [Image.new("RGB", (30, 20), colour) for colour in colours]
+    data = encode(sheets[0], "TIFF", save_all=True, append_images=sheets[1:], compression=compression)
+    document = opened(data)
+    for index, side in ((2, 30), (2, 15), (0, 30), (0, 15), (1, 30), (0, 30), (0, 30)):
+        page = document.picture(index, replace(LIMITS, max_side_px=side))
+        assert rgb_at(page, 1, 1) == colours[index]
+        assert (page.width_px, page.height_px) == (30, 20)
+        assert page.bgr.shape[1] == side
+
+
+def test_page_behind_a_broken_one_is_given() -> None:
+    good = tiff_page((4, 4), 8, 1, bytes(16))
+    document = opened(tiff(good, tiff_page((40, 40), 8, 1, b"short"), good))
+    for _ in range(2):
+        with pytest.raises(TruncatedError, match="page 2 of the file"):
+            document.picture(1, LIMITS)
+        assert document.picture(2, LIMITS).width_px == 4
+        assert document.picture(0, LIMITS).width_px == 4
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -675,19 +732,19 @@ def test_tile_that_is_larger_than_its_page_counts() -> None:
         read(bomb)
     bomb = tiled((16, 16), (8000, 8000), zlib.compress(bytes(1000)))
     with pytest.raises(MemoryBudgetError, match="a strip or tile of 61 MiB"):
-        read(bomb, DecodeLimits(1 << 20, 10**8, 64, max_decode_mb=60))
+        read(bomb, DecodeLimits(1 << 20, 10**8, 64, max_decode_mb_ever=60))
 
 
 def test_strip_that_is_decoded_in_one_piece_counts() -> None:
     deep = tiff_page((3000, 3000), [16] * 3, 2, zlib.compress(bytes(3000 * 3000 * 6)))
     data = tiff(deep | {259: 8})  # 39 MiB of pixels, 51 MiB of strip
-    assert len(read(data, DecodeLimits(1 << 20, 10**7, 64, max_decode_mb=100))) == 1
+    assert len(read(data, DecodeLimits(1 << 20, 10**7, 64, max_decode_mb_ever=100))) == 1
     with pytest.raises(MemoryBudgetError):
-        read(data, DecodeLimits(1 << 20, 10**7, 64, max_decode_mb=80))
+        read(data, DecodeLimits(1 << 20, 10**7, 64, max_decode_mb_ever=80))
 
 
 def test_rows_of_millions_of_pixels_count() -> None:
-    limits = DecodeLimits(1 << 20, 10**8, 64, max_decode_mb=40)
+    limits = DecodeLimits(1 << 20, 10**8, 64, max_decode_mb_ever=40)
     with pytest.raises(MemoryBudgetError, match=r"10\.0 megapixels"):
         read(png_header(10_000_000, 1, bits=16), limits)
     with pytest.raises(TruncatedError):  # as many in many rows are within it
@@ -707,7 +764,7 @@ def test_run_length_bmp_is_read_and_takes_what_it_takes() -> None:
     assert page.bgr.shape == (10, 20, 3)
     assert (rgb_at(page, 3, 9), rgb_at(page, 3, 0)) == (WHITE, BLACK)  # the last row comes first on screen
     with pytest.raises(MemoryBudgetError):
-        read(run_length_bmp(200, 10_000), DecodeLimits(1 << 20, 10**7, 64, max_decode_mb=6))
+        read(run_length_bmp(200, 10_000), DecodeLimits(1 << 20, 10**7, 64, max_decode_mb_ever=6))
 
 
 def test_file_size_limit() -> None:
@@ -864,10 +921,10 @@ def test_programming_error_stays_visible(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match="closed file"):
         list(pages(file, LIMITS))
 
-    def mistake(*_: object) -> None:
+    def mistake(*_: object, **__: object) -> None:
         raise AttributeError
 
-    monkeypatch.setattr(image, "_shrink", mistake)
+    monkeypatch.setattr(raster, "shrink", mistake)
     with pytest.raises(AttributeError):
         read(COLOURED["png-rgb"]())
 
@@ -966,7 +1023,10 @@ def test_flipped_bits_end_well(kind: str) -> None:
         page_or_file_error(bytes(broken))
 
 
-MAGIC = [magic for magic, _ in image._MAGIC] + [b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8X", b""]
+MAGIC = [
+    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM"),
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8X", b""),
+]
 
 
 @given(magic=st.sampled_from(MAGIC), rest=st.binary(max_size=600))

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from ocr_watcher import names
 from ocr_watcher.config import DEFAULT_EXTENSIONS
-from ocr_watcher.inputs.image import ALLOWED_FORMATS
+from ocr_watcher.inputs.table import FAMILIES
 from tests.support import daemon, error_of, sidecar_of, until, write_config
 from tests.test_image import encode, one_frame_webp, png_header, run_length_bmp, tiff, tiff_page, tiled
 
@@ -110,7 +110,7 @@ def everything_pillow_writes() -> Iterator[Animal]:
     Image.init()
     own = {file_format: extension for extension, file_format in sorted(Image.EXTENSION.items(), reverse=True)}
     for file_format in sorted(Image.SAVE):
-        allowed = file_format in {*ALLOWED_FORMATS, "MPO"}
+        allowed = file_format in {*(family.name for family in FAMILIES), "MPO"}
         written = 0
         for mode in MODES:
             data = try_encode(drawn(mode), file_format)

@@ -1,10 +1,10 @@
-"""What every kind of input has in common: limits, an open document, and a picture of one page."""
+"""What every kind of input has in common: limits, a family, an open document, a picture of a page."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,3 +93,27 @@ class OpenDocument(Protocol):
 
     def close(self) -> None:
         """Let go of everything but the file, which is the caller's."""
+
+
+class Family(Protocol):
+    """One row of the table in `inputs.table`: the files that one decoder opens."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    def sniff(self, head: bytes) -> bool:
+        """Tell whether a file that begins with `head` is of this family.
+
+        `head` is what there is of the first `inputs.table.HEAD_BYTES`, at least one byte. A file that ends
+        within the family's mark is of the family too: it was cut off.
+        """
+
+    def open(self, file: BinaryIO, limits: DecodeLimits) -> OpenDocument:
+        """Open a file that `sniff` recognised. Where the file stands does not matter.
+
+        How much of the file is read, and which limit on its size holds, is the family's business.
+
+        Raises:
+            FileError: As `inputs.table.open_document`.
+        """
