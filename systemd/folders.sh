@@ -80,6 +80,8 @@ close_folder() {
     fi
 }
 
+# In the older layout it may be a member's folder, which took the place of the inbox. Later it cannot, and owner and
+# mode are the administrator's choice.
 lay_out_inbox() {
     local inbox=$folder/inbox
     if [ -L "$inbox" ] && [ "$(stat -c %u -- "$inbox")" = 0 ]; then
@@ -90,7 +92,7 @@ lay_out_inbox() {
     if exists "$inbox" && ! is_folder "$inbox"; then set_aside "$inbox" "is not a folder"; fi
     if ! exists "$inbox"; then
         install -d -m 2770 -o "$user" -g "$group" -- "$inbox"
-    elif ! { chown "$owner" -- "$inbox" && chmod 2770 -- "$inbox"; }; then
+    elif [ "$is_old" ] && ! { chown "$owner" -- "$inbox" && chmod 2770 -- "$inbox"; }; then
         echo "$inbox: owner or mode could not be set; see that $user and the group $group may write it" >&2
     fi
 }
