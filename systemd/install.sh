@@ -5,14 +5,16 @@
 #   systemd/install.sh uninstall            all of that but configuration, inbox, state and logs
 #   systemd/install.sh uninstall --purge    those too
 #
-# Running `install` again upgrades: the configuration stays as it is. PYTHON chooses the interpreter,
-# OPENVINO=1 adds OpenVINO.
+# Running `install` again upgrades: the configuration stays as it is, but for what folders.sh must change (it says
+# what). PYTHON chooses the interpreter, OPENVINO=1 adds OpenVINO.
 set -euo pipefail
 
 source_dir=$(cd "$(dirname "$0")/.." && pwd)
 prefix=/opt/ocr-watcher
 units=/etc/systemd/system
 user=ocr-watcher
+# Each of these, and the same with -NAME for an instance.
+folders=(/var/lib/ocr-watcher /var/log/ocr-watcher /var/cache/ocr-watcher)
 
 fail() { echo "install.sh: $1" >&2; exit "${2:-1}"; }
 systemd_runs() { [ -d /run/systemd/system ]; }
@@ -29,11 +31,37 @@ find_python() {
     fail "no Python 3.11, 3.12 or 3.13 outside home folders; set PYTHON" 69
 }
 
+# The units of ours that run or are about to, one a line.
+units_at_work() {
+    systemd_runs || return 0
+    systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating \
+        ocr-watcher.service 'ocr-watcher@*.service' | cut -d ' ' -f 1
+}
+
+# The main instance and every NAME that has a configuration or a folder.
+lay_out_folders() {
+    "$source_dir/systemd/folders.sh" "$user:$user" /var/lib/ocr-watcher /etc/ocr-watcher/config.yaml
+    local folder config name
+    for folder in /var/lib/ocr-watcher-*; do
+        [ -d "$folder" ] || continue
+        name=${folder#/var/lib/ocr-watcher-}
+        config=/etc/ocr-watcher/$name.yaml
+        # Another package may have a name that begins like ours.
+        [ -e "$config" ] || [ "$(stat -Lc %U "$folder")" = "$user" ] || continue
+        "$source_dir/systemd/folders.sh" "$user:$user" "$folder" "$config"
+    done
+    # Logs of older versions could be written by the group.
+    for folder in /var/log/ocr-watcher /var/log/ocr-watcher-*; do
+        [ -d "$folder" ] || continue
+        find "$folder/" -xdev -type f -perm /022 -exec chmod g-w,o-w {} +
+    done
+}
+
 install_service() {
-    local python
+    local python at_work
     python=$(find_python)
-    getent passwd "$user" >/dev/null || useradd --system --user-group --home-dir /var/lib/ocr-watcher \
-        --shell /usr/sbin/nologin "$user"
+    getent passwd "$user" >/dev/null || useradd --system --user-group --home-dir /var/lib/ocr-watcher/state \
+        --no-create-home --shell /usr/sbin/nologin "$user"
 
     install -d -m 0755 "$prefix" /etc/ocr-watcher
     [ -x "$prefix/venv/bin/python" ] || "$python" -m venv "$prefix/venv" ||
@@ -53,11 +81,23 @@ install_service() {
         fail "the model of /etc/ocr-watcher/config.yaml could not be fetched" 69
     ln -sfn "$prefix/venv/bin/ocr-watcher" /usr/local/bin/ocr-watcher
 
+    # From here to the start nothing may run: folders and units change together.
+    at_work=$(units_at_work)
+    # shellcheck disable=SC2086 # one word a unit
+    [ -z "$at_work" ] || systemctl stop $at_work
+    trap 'echo "install.sh: broken off while the service is stopped; mend the cause and run it again" >&2' EXIT
+    # As older versions set it. The service has its own HOME; this one is for who becomes the user by hand.
+    if [ "$(getent passwd "$user" | cut -d : -f 6)" = /var/lib/ocr-watcher ]; then
+        usermod --home /var/lib/ocr-watcher/state "$user" || true
+    fi
+    lay_out_folders
     install -m 0644 "$source_dir/systemd/ocr-watcher.service" "$source_dir/systemd/ocr-watcher@.service" "$units/"
+    trap - EXIT
     if systemd_runs; then
         systemctl daemon-reload
         systemctl enable ocr-watcher.service
-        systemctl restart ocr-watcher.service
+        # shellcheck disable=SC2086 # one word a unit
+        systemctl restart ocr-watcher.service $at_work
         systemctl --no-pager --lines=0 status ocr-watcher.service
     else
         systemctl --root=/ enable ocr-watcher.service || true
@@ -66,21 +106,38 @@ install_service() {
     echo "Inbox: /var/lib/ocr-watcher/inbox. To drop files: usermod --append --groups $user SOMEBODY"
 }
 
+# What there is of the paths given, one a line.
+existing() {
+    local path
+    for path; do if [ -e "$path" ] || [ -L "$path" ]; then echo "$path"; fi; done
+}
+
 uninstall_service() {
-    if systemd_runs; then
-        systemctl disable --now ocr-watcher.service 'ocr-watcher@*.service' || true
-    else
-        systemctl --root=/ disable ocr-watcher.service || true
-    fi
+    local unit at_work path
+    at_work=$(units_at_work)
+    # shellcheck disable=SC2086 # one word a unit
+    [ -z "$at_work" ] || systemctl stop $at_work
+    # Enabled instances are known by their links only: systemctl takes no pattern here.
+    for unit in ocr-watcher.service "$units"/*.wants/ocr-watcher@*.service; do
+        unit=${unit##*/}
+        case "$unit" in *\**) continue ;; esac
+        if systemd_runs; then systemctl disable "$unit" || true; else systemctl --root=/ disable "$unit" || true; fi
+    done
     rm -f "$units/ocr-watcher.service" "$units/ocr-watcher@.service" /usr/local/bin/ocr-watcher
-    rm -rf "$prefix"
+    rm -rf "$prefix" /var/cache/ocr-watcher /var/cache/ocr-watcher-*
     if systemd_runs; then systemctl daemon-reload; fi
+
+    local kept=(/etc/ocr-watcher "$units"/ocr-watcher.service.d "$units"/ocr-watcher@*.service.d)
+    for path in "${folders[@]}"; do kept+=("$path" "$path"-*); done
     if [ "${1:-}" = --purge ]; then
-        rm -rf /etc/ocr-watcher /var/lib/ocr-watcher /var/lib/ocr-watcher-* /var/log/ocr-watcher /var/log/ocr-watcher-*
-        getent passwd "$user" >/dev/null && userdel "$user"
+        rm -rf "${kept[@]}"
+        if getent passwd "$user" >/dev/null; then userdel "$user"; fi
+        # userdel leaves a group that has other members.
+        if getent group "$user" >/dev/null; then groupdel "$user"; fi
         echo "removed, with configuration, inbox, state and logs"
     else
-        echo "removed; kept: /etc/ocr-watcher, /var/lib/ocr-watcher, /var/log/ocr-watcher and the user $user"
+        echo "removed; kept, with the user $user:"
+        existing "${kept[@]}" | sed 's/^/  /'
     fi
 }
 

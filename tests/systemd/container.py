@@ -99,7 +99,7 @@ class Container:
         log = (self.root / "boot.log").read_text(errors="replace").splitlines()
         return "\n".join([*told, "boot.log:", *[row for row in log if row][-40:]])
 
-    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def call(self, *command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command beside the services; its failure is the caller's to judge."""
         enter = [
             "nsenter",
@@ -112,7 +112,13 @@ class Container:
             "--pid",
             "--",
         ]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(
+            [*enter, *command], capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+
+    def call_as(self, user: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """The same as a user with all their groups, as after a login."""
+        return self.call("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--", *command)
 
     def show(self, unit: str, name: str) -> str:
         """One property of a unit."""

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 UNIT = "ocr-watcher.service"
 DROP_IN = "/etc/systemd/system/ocr-watcher.service.d/test.conf"
 CONFIG = "/etc/ocr-watcher/config.yaml"
-INBOX = "/var/lib/ocr-watcher/inbox"
+FOLDER = "/var/lib/ocr-watcher"
+INBOX = f"{FOLDER}/inbox"
+STATE = f"{FOLDER}/state"
 LOG = "/var/log/ocr-watcher/ocr_watcher.log"
+MEMBER = "dropper"
+OLD = Path(__file__).parent / "old"
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=f"NO SYSTEMD TEST ON THIS MACHINE: {why_not()}"),
@@ -106,6 +110,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with container(tmp_path_factory.mktemp("systemd")) as machine:
         machine.run_unbooted("/src/systemd/install.sh", "install")
         machine.boot(UNIT)
+        made = machine.call("useradd", "--user-group", "--groups", "ocr-watcher", MEMBER)
+        assert made.returncode == 0, made.stderr
         yield Service(machine)
 
 
@@ -120,7 +126,7 @@ def service(installed: Service) -> Iterator[Service]:
         for path in machine.path(folder).iterdir():
             path.unlink()
     for name in ("journal*", "reading"):
-        for path in machine.path("/var/lib/ocr-watcher").glob(name):
+        for path in machine.path(STATE).glob(name):
             path.unlink()
 
 
@@ -248,28 +254,23 @@ def test_a_stop_finishes_the_file_in_hand(service: Service, tmp_path: Path) -> N
     assert service.events("daemon.exiting")[-1]["exit_code"] == 0
 
 
-def test_nothing_but_inbox_state_and_logs_can_be_written(service: Service) -> None:
+def test_nothing_but_inbox_state_caches_and_logs_can_be_written(service: Service) -> None:
     service.start()
     pid = service.machine.host_pid(UNIT)
     script = "for d in {}; do touch $d/probe 2>/dev/null && echo $d && rm $d/probe; done; true"
+    own = [INBOX, STATE, "/var/cache/ocr-watcher", "/var/log/ocr-watcher"]
     folders = (
         "/ /etc /etc/ocr-watcher /usr /opt/ocr-watcher /opt/ocr-watcher/models /boot /var /var/lib /var/log "
-        "/var/cache /run /srv /src /home /root /var/lib/ocr-watcher /var/lib/ocr-watcher/inbox "
-        "/var/log/ocr-watcher"
+        f"/var/cache /run /srv /src /home /root {FOLDER} " + " ".join(own)
     )
+    view = ["nsenter", "--target", str(pid), "--mount", "--"]
+    sh = ["sh", "-c", script.format(folders)]
     # As root in the service's view of the file system: what is refused is refused by the view itself.
-    result = subprocess.run(
-        ["nsenter", "--target", str(pid), "--mount", "--", "sh", "-c", script.format(folders)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    written = result.stdout.split()
-    assert written == [
-        "/var/lib/ocr-watcher",
-        "/var/lib/ocr-watcher/inbox",
-        "/var/log/ocr-watcher",
-    ]
+    as_root = subprocess.run([*view, *sh], capture_output=True, text=True, check=True)
+    assert as_root.stdout.split() == [FOLDER, *own]
+    who = ["setpriv", "--reuid=ocr-watcher", "--regid=ocr-watcher", "--clear-groups", "--"]
+    as_itself = subprocess.run([*view, *who, *sh], capture_output=True, text=True, check=True)
+    assert as_itself.stdout.split() == own
     status = Path(f"/proc/{pid}/status").read_text()
     rows = dict(row.split(":\t", 1) for row in status.splitlines() if ":\t" in row)
     assert rows["NoNewPrivs"] == "1"
@@ -294,29 +295,203 @@ def test_paddle_runs_in_the_sandbox_too(service: Service, tmp_path: Path) -> Non
     assert document["engine"]["name"] == "paddle"
 
 
-def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) -> None:
-    text = service.machine.path(CONFIG).read_text()
-    text = text.replace("/var/lib/ocr-watcher", "/var/lib/ocr-watcher-second")
-    text = text.replace("/var/log/ocr-watcher", "/var/log/ocr-watcher-second")
-    service.machine.path("/etc/ocr-watcher/second.yaml").write_text(text)
+def configure_instance(machine: Container, name: str) -> None:
+    """The configuration of the main instance, with folders of its own, as that of the instance `name`."""
+    text = machine.path(CONFIG).read_text()
+    for kind in ("lib", "log"):
+        text = text.replace(f"/var/{kind}/ocr-watcher", f"/var/{kind}/ocr-watcher-{name}")
+    machine.path(f"/etc/ocr-watcher/{name}.yaml").write_text(text)
+
+
+def can_be_done(machine: Container, folder: str) -> list[str]:
+    """Which of the things succeed that somebody of the group might try on an instance."""
+    inbox, state = f"/var/lib/{folder}/inbox", f"/var/lib/{folder}/state"
+    log = f"/var/log/{folder}/ocr_watcher.log"
+    attempts = {
+        "look": f"ls {state}",
+        "create": f"touch {state}/new",
+        "delete": f"rm -f {state}/journal.sqlite3 && test ! -e {state}/journal.sqlite3",
+        "replace": f"ln -sf /etc/passwd {state}/status.json",
+        "hold": f"flock --nonblock {state}/lock true",
+        "hold the folder": f"flock --nonblock {state} true",
+        "create beside": f"touch /var/lib/{folder}/new",
+        "plant a link": f"ln -s /etc /var/lib/{folder}/journal.sqlite3",
+        "move the state": f"mv {state} {inbox}/",
+        "move the inbox": f"mv {inbox} /var/lib/{folder}/away",
+        "delete the inbox": f"rmdir {inbox}",
+        "open the folder": f"chmod g+w /var/lib/{folder}",
+        "cache": f"touch /var/cache/{folder}/new",
+        "log": f"echo forged >>{log}",
+        "delete the log": f"rm -f {log}",
+    }
+    return [name for name, sh in attempts.items() if machine.call_as(MEMBER, "sh", "-c", sh).returncode == 0]
+
+
+def drop_as_member(machine: Container, image: Path, inbox: str) -> None:
+    """Copy an image into the inbox with nothing but the rights of the group."""
+    away = machine.path(f"/home/{image.name}")
+    shutil.copy(image, away)
+    away.chmod(0o644)
+    result = machine.call_as(MEMBER, "cp", f"/home/{image.name}", f"{inbox}/")
+    assert result.returncode == 0, result.stderr
+    away.unlink()
+
+
+def test_a_member_of_the_group_drops_files_and_can_touch_nothing_else(
+    service: Service, tmp_path: Path
+) -> None:
+    machine = service.machine
+    service.configure(service.fake())
     service.start()
-    assert service.machine.call("systemctl", "start", "ocr-watcher@second.service").returncode == 0
-    draw(tmp_path / "a.png", "INVOICE 12345")
-    shutil.copy(tmp_path / "a.png", service.machine.path("/var/lib/ocr-watcher-second/inbox"))
-    until(service.machine.path("/var/lib/ocr-watcher-second/inbox/a.png.json").exists, 60)
-    assert service.machine.call("systemctl", "stop", "ocr-watcher@second.service").returncode == 0
+    drop_as_member(machine, dot(tmp_path / "a.png"), INBOX)
+    service.wait_for_records(1)
+    assert machine.call_as(MEMBER, "cat", f"{INBOX}/a.png.json").returncode == 0
+    assert machine.call_as(MEMBER, "rm", f"{INBOX}/a.png.json", f"{INBOX}/a.png").returncode == 0
+    assert machine.call_as(MEMBER, "cat", LOG).returncode == 0
+    for name in ("journal.sqlite3", "lock"):  # otherwise the attempts below would try nothing
+        assert machine.path(f"{STATE}/{name}").is_file()
+    assert can_be_done(machine, "ocr-watcher") == []
+    assert service.machine.call("systemctl", "restart", UNIT).returncode == 0, service.journal()
+    assert can_be_done(machine, "ocr-watcher") == []
+
+
+def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) -> None:
+    machine = service.machine
+    configure_instance(machine, "second")
+    service.start()
+    assert machine.call("systemctl", "start", "ocr-watcher@second.service").returncode == 0
+    drop_as_member(machine, draw(tmp_path / "a.png", "INVOICE 12345"), "/var/lib/ocr-watcher-second/inbox")
+    until(machine.path("/var/lib/ocr-watcher-second/inbox/a.png.json").exists, 60)
+    assert can_be_done(machine, "ocr-watcher-second") == []
+    assert machine.call("systemctl", "stop", "ocr-watcher@second.service").returncode == 0
     assert service.state == "active"
 
 
-def test_uninstalling_takes_everything_but_the_data(service: Service) -> None:
+def test_an_inbox_that_was_moved_away_is_made_anew_at_the_next_start(
+    service: Service, tmp_path: Path
+) -> None:
+    service.configure(service.fake())
+    service.start()
+    assert service.machine.call("systemctl", "stop", UNIT).returncode == 0
+    service.machine.path(INBOX).rmdir()
+    service.start()
+    drop_as_member(service.machine, dot(tmp_path / "a.png"), INBOX)
+    service.wait_for_records(1)
+
+
+def make_old(machine: Container) -> str:
+    """The units of the older layout in the place of ours, and nothing of ours below /var.
+
+    Beside the main instance there is one with the name `older`; returns its unit.
+    """
+    for instance in ("", "-older"):
+        for kind in ("lib", "cache", "log"):
+            shutil.rmtree(machine.path(f"/var/{kind}/ocr-watcher{instance}"), ignore_errors=True)
+    for name in (UNIT, "ocr-watcher@.service"):
+        shutil.copy(OLD / name, machine.path(f"/etc/systemd/system/{name}"))
+    shutil.copy(OLD / "config.yaml", machine.path(CONFIG))
+    configure_instance(machine, "older")
+    return "ocr-watcher@older.service"
+
+
+def test_an_installation_of_the_older_layout_is_migrated_with_its_records_and_attempts(
+    service: Service, tmp_path: Path
+) -> None:
+    machine = service.machine
+    machine.call("systemctl", "stop", UNIT)
+    older = make_old(machine)
+    older_inbox = machine.path("/var/lib/ocr-watcher-older/inbox")
+    drop_in = machine.path(f"/etc/systemd/system/{older}.d/test.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\n{service.fake().replace(CONFIG, '/etc/ocr-watcher/older.yaml')}\n")
+    current, service.shipped = service.shipped, yaml.safe_load((OLD / "config.yaml").read_text())
+    service.configure(service.fake(FAKE_HANG="77"), ocr={"job_timeout_s": 600}, retry={"max_attempts": 3})
+    service.shipped = current
+
+    # Under the old units: records, a file that has ended the process once and is in hand again, a link.
+    service.start()
+    assert machine.call("systemctl", "start", older).returncode == 0
+    drop_as_member(machine, dot(tmp_path / "a.png"), INBOX)
+    drop_as_member(machine, dot(tmp_path / "b.png"), "/var/lib/ocr-watcher-older/inbox")
+    service.wait_for_records(1)
+    until((older_inbox / "b.png.json").exists)
+    reading = machine.path(f"{FOLDER}/reading")
+    for _ in range(2):
+        reading.unlink()
+        if "hang.png" in os.listdir(machine.path(INBOX)):
+            os.kill(service.machine.host_pid(UNIT), 9)
+        else:
+            drop_as_member(machine, dot(tmp_path / "hang.png", (77, 10)), INBOX)
+        until(reading.exists)
+    planted = machine.call_as(MEMBER, "ln", "-s", "/etc", STATE)
+    assert planted.returncode == 0, planted.stderr  # otherwise these are not the old units
+    records = [machine.path(f"{INBOX}/a.png.json"), older_inbox / "b.png.json"]
+    before = [path.stat() for path in records]
+
+    result = machine.call("/src/systemd/install.sh", "install", timeout_s=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{CONFIG}: changed one line" in result.stdout
+    assert "/etc/ocr-watcher/older.yaml: changed one line" in result.stdout
+    assert f"{STATE} is not a folder of ocr-watcher: set aside" in result.stdout
+    assert machine.path("/etc").stat().st_mode & 0o777 == 0o755
+    assert service.state == "active"
+    assert machine.show(older, "ActiveState") == "active"
+    for folder in ("ocr-watcher", "ocr-watcher-older"):
+        assert machine.path(f"/var/lib/{folder}/state/lock").is_file()
+        assert can_be_done(machine, folder) == []
+
+    # The same files count as done, new ones are read.
+    drop_as_member(machine, dot(tmp_path / "c.png"), "/var/lib/ocr-watcher-older/inbox")
+    until((older_inbox / "c.png.json").exists)
+    assert [(s.st_ino, s.st_mtime_ns) for s in before] == [
+        (s.st_ino, s.st_mtime_ns) for s in (path.stat() for path in records)
+    ]
+    # The attempt that ended the process under the old units counts: two more, not three.
+    assert machine.call("systemctl", "stop", UNIT).returncode == 0
+    config = machine.path(CONFIG)
+    config.write_text(config.read_text().replace("job_timeout_s: 600", "job_timeout_s: 1"))
+    service.start()
+    until(machine.path(f"{INBOX}/hang.png.error.json").exists)
+    until(lambda: service.state == "active")
+    assert service.records()["hang.png.error.json"]["error"]["attempts"] == 3
+    assert service.restarts == 2
+
+    assert machine.call("systemctl", "stop", older).returncode == 0
+    shutil.rmtree(drop_in.parent)
+
+
+def test_uninstalling_takes_everything_but_the_data_and_says_what_it_leaves(service: Service) -> None:
     """Last: the container has no service any more after it."""
     machine = service.machine
-    assert machine.call("/src/systemd/install.sh", "uninstall").returncode == 0
-    for path in ("/opt/ocr-watcher", f"/etc/systemd/system/{UNIT}", "/usr/local/bin/ocr-watcher"):
-        assert machine.call("test", "-e", path).returncode == 1
+    second = "ocr-watcher@second.service"
+    configure_instance(machine, "second")
+    service.start()
+    assert machine.call("systemctl", "enable", "--now", second).returncode == 0
+    result = machine.call("/src/systemd/install.sh", "uninstall")
+    assert result.returncode == 0, result.stderr
+    for unit in (UNIT, second):
+        assert machine.show(unit, "ActiveState") == "inactive"
+    gone = [
+        "/opt/ocr-watcher",
+        "/usr/local/bin/ocr-watcher",
+        "/var/cache/ocr-watcher",
+        "/var/cache/ocr-watcher-second",
+    ]
+    units = "/etc/systemd/system"
+    gone += [f"{units}/{UNIT}", f"{units}/ocr-watcher@.service", f"{units}/multi-user.target.wants/{second}"]
+    for path in gone:
+        assert machine.call("test", "-L", path, "-o", "-e", path).returncode == 1, path
+    kept = {row.strip() for row in result.stdout.splitlines() if row.startswith("  ")}
+    assert {"/etc/ocr-watcher", FOLDER, f"{FOLDER}-second", "/var/log/ocr-watcher"} <= kept
+    for path in kept:
+        assert machine.call("test", "-e", path).returncode == 0
     assert machine.call("test", "-d", INBOX).returncode == 0
-    assert machine.call("/src/systemd/install.sh", "uninstall", "--purge").returncode == 0
-    for path in (INBOX, "/etc/ocr-watcher", "/var/log/ocr-watcher"):
+
+    result = machine.call("/src/systemd/install.sh", "uninstall", "--purge")
+    assert result.returncode == 0, result.stderr
+    for path in kept:
         assert machine.call("test", "-e", path).returncode == 1
+    for kind in ("passwd", "group"):
+        assert machine.call("getent", kind, "ocr-watcher").returncode != 0
     machine.path(INBOX).mkdir(parents=True)  # for what the fixture clears away
     machine.path("/var/log/ocr-watcher").mkdir(parents=True)
