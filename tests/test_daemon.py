@@ -442,7 +442,7 @@ def test_a_bad_configuration_is_78(home: Path) -> None:
 
 
 def test_files_in_the_page_cache_are_no_want_of_memory(home: Path) -> None:
-    """In a container that has read many scans, the page cache fills the limit; it is given back when wanted."""
+    """In a container that has read many scans the page cache fills the limit: it counts as free."""
     group = Path("/sys/fs/cgroup/memory/ocr-watcher-cache-test")
     if not group.parent.is_dir() or not os.access(group.parent, os.W_OK):
         pytest.skip("NO MEMORY LIMIT CAN BE MADE ON THIS MACHINE: no writable memory controller (cgroup v1)")

@@ -12,8 +12,8 @@ import pytest
 import ocr_watcher
 
 PACKAGE = Path(ocr_watcher.__file__).parent
-# From the ground up. A module or sub-package may import from the floors below it, and a sub-package from itself;
-# what stands on one floor does not know of each other.
+# From the ground up. A module or sub-package may import from the floors below it, and a sub-package from
+# itself; what stands on one floor does not know of each other.
 FLOORS = (
     ("errors", "privacy", "names", "job"),
     ("document",),

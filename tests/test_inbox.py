@@ -105,7 +105,7 @@ def test_the_same_stem_with_every_extension(home: Path) -> None:
 @as_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed: root may read all")
 def test_a_file_that_may_not_be_read_is_told_whatever_its_name_and_stops_nothing(home: Path) -> None:
-    """Such a name is part of what the operating system says; the record of that must be valid all the same."""
+    """The name is part of what the operating system says, and the record of that must be valid."""
     inbox = home / "inbox"
     bad = inbox / "\udcff\udcfe.png"
     dot(bad)

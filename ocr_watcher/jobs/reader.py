@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ocr_watcher.document import Page
 from ocr_watcher.errors import EngineLostError, OutOfMemoryError
-from ocr_watcher.inputs.image import open_document
+from ocr_watcher.inputs.table import open_document
 from ocr_watcher.ocr import result
 
 if TYPE_CHECKING:
