@@ -36,6 +36,7 @@ def lives(kind: str, home: Path, **options: int) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_sigkill_at_300_random_moments(tmp_path: Path) -> None:
     # A file that is interrupted often is not blamed here: it would be after retry.max_attempts.
@@ -52,6 +53,7 @@ def test_sigkill_at_300_random_moments(tmp_path: Path) -> None:
     print(f"{result['kills']} kills, {result['interrupted']} of them while a file was in hand: 200 sidecars")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_process_dies_at_every_step_in_turn(tmp_path: Path) -> None:
     write_config(tmp_path, watch={"settle_s": 0.01})
@@ -61,6 +63,7 @@ def test_the_process_dies_at_every_step_in_turn(tmp_path: Path) -> None:
     print(f"{result['deaths']} deaths, one at each call of the line")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_sigterm_at_50_random_moments(tmp_path: Path) -> None:
     write_config(tmp_path, watch={"settle_s": 0.01})
@@ -73,6 +76,7 @@ def test_sigterm_at_50_random_moments(tmp_path: Path) -> None:
     print(f"{result['stops']} stops, the longest {result['longest_s']:.2f} s; {result['records']} files done")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_three_that_end_the_process_among_50_good_ones(tmp_path: Path) -> None:
     write_config(tmp_path, ocr={"job_timeout_s": 1})
@@ -104,6 +108,7 @@ def test_three_that_end_the_process_among_50_good_ones(tmp_path: Path) -> None:
     print(f"{starts} starts: 50 sidecars, 3 error records after 3 attempts each")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_20000_files_come_while_the_process_is_stopped(tmp_path: Path) -> None:
     """More than the kernel's queue of events holds: most of them are never told."""
@@ -123,6 +128,7 @@ def test_20000_files_come_while_the_process_is_stopped(tmp_path: Path) -> None:
     assert not [name for name in os.listdir(inbox) if not re.fullmatch(r"\d+\.png(\.json)?", name)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_100000_finished_files_in_the_inbox(tmp_path: Path) -> None:
     """No timing is asserted here (see benchmarks/inbox.py); nothing is done again, and memory stays."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ocr_watcher import names
 from ocr_watcher.inbox.files import descend, remove_leftover
@@ -132,6 +132,16 @@ def _list(fd: int, here: str, rules: Rules, listing: _Listing) -> Iterator[Lefto
                 yield None
 
 
+@dataclass(frozen=True)
+class ScanFigures:
+    """What a scan met: files, those that wait or are in hand, those that have their record; and its time."""
+
+    found: int
+    queued: int
+    current: int
+    duration_ms: int
+
+
 class Scan:
     """One pass over the inboxes, done in slices; feeds the intake and counts."""
 
@@ -199,11 +209,11 @@ class Scan:
         """Files that were done already, or have failed for good."""
         return self._unchanged + self._done
 
-    def figures(self) -> dict[str, Any]:
-        """What `scan.done` says."""
-        return {
-            "found": self._unchanged + self._others,
-            "queued": self._intake.busy + self._intake.waiting,
-            "current": self.current,
-            "duration_ms": round((self._clock() - self._started) * 1000),
-        }
+    def figures(self) -> ScanFigures:
+        """How it went so far."""
+        return ScanFigures(
+            found=self._unchanged + self._others,
+            queued=self._intake.busy + self._intake.waiting,
+            current=self.current,
+            duration_ms=round((self._clock() - self._started) * 1000),
+        )

@@ -215,8 +215,8 @@ class Daemon:
         if parts.scan is None or not parts.scan.advance(now + _SCAN_SLICE_S):
             return
         figures = parts.scan.figures()
-        say = self._log.info if parts.timers.first_scan or figures["queued"] else self._log.debug
-        say("scan.done", **figures)
+        say = self._log.info if parts.timers.first_scan or figures.queued else self._log.debug
+        say("scan.done", **vars(figures))
         parts.scan, parts.timers.first_scan = None, False
         watch = self._settings.watch
         pause_s = watch.rescan_interval_s
