@@ -274,6 +274,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg-fill": (lambda: jpeg_with(b"\xff" * 9_000_000), "more than 1048576 bytes between its segments"),
     "gif-comment": (lambda: gif_with(b"!\xfe" + b"\2xx" * 3_300_000 + b"\0"), "more than 1000000 blocks"),
     "gif-comments": (lambda: gif_with(b"!\xfe\2xx\0" * 1_700_000), "more than 1000000 blocks"),
+    "gif-stray-bytes": (lambda: gif_with(bytes(9_000_000)), "more than 1000000 blocks"),
     "gif-applications": (lambda: gif_with(b"!\xff\1x\0" * 1_900_000), "more than 1000000 blocks"),
 }
 
@@ -294,6 +295,7 @@ READ: dict[str, Callable[[], bytes]] = {
     "jpeg-exif": lambda: jpeg_with(in_segments(exif_directory(0x011A, 5, MAX_FRACTIONS))),
     "jpeg-fill": lambda: jpeg_with(b"\xff" * jpeg.MAX_FILL_BYTES),
     "gif-comment": lambda: gif_with(b"!\xfe" + b"\2xx" * (gif.MAX_BLOCKS - 9) + b"\0"),
+    "gif-comments": lambda: gif_with(b"!\xfe\1x\0" * 600_000),
     "gif-odd-blocks": lambda: gif_with(b"!\xff\0\1x\0" + b"!\xff\x0bNETSCAPE2.0\0\0" + b"!\xfe\0"),
 }
 

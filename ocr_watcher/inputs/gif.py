@@ -28,11 +28,12 @@ _EXTENSION, _COMMENT, _APPLICATION, _PICTURE, _END = 0x21, 0xFE, 0xFF, 0x2C, 0x3
 
 
 def _blocks(data: bytes) -> Iterator[int]:
-    """Walk to the first picture as Pillow does; yields where each block before it ends."""
+    """Walk to the first picture as Pillow does; yields where each block or stray byte before it ends."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while (mark := data[at]) not in (_PICTURE, _END):
         at += 1
         if mark != _EXTENSION:
+            yield at
             continue
         kind = data[at]
         is_loop = kind == _APPLICATION and data.startswith(b"NETSCAPE2.0", at + 2)
@@ -47,7 +48,8 @@ def _blocks(data: bytes) -> Iterator[int]:
         while length:
             length = data[at]
             at += 1 + length
-            yield at
+            if length:  # the empty one, which ends them, is none
+                yield at
 
 
 def _has_more_blocks(data: bytes) -> bool:
