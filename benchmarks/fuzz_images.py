@@ -1,9 +1,9 @@
 """Fuzz the image loader, guided by coverage: `fuzz_images.py CORPUS [-max_total_time=600 ...]`.
 
 Needs Atheris, which is no dependency of this project: `pip install atheris` (wheels for Linux x86_64).
-Whatever the bytes, `ocr_watcher.inputs.image.pages` must yield pages within their limits or raise a
-`FileError`, within seconds and bounded memory. Branches of `ocr_watcher.inputs.image` and of Pillow's
-Python code count as coverage; decoders in C run uninstrumented. CORPUS is a folder; small images of every format are put
+Whatever the bytes, `ocr_watcher.inputs.table.open_document` must give pictures within their limits or raise
+a `FileError`, within seconds and bounded memory. Branches of `ocr_watcher.inputs` and of Pillow's Python code
+count as coverage; decoders in C run uninstrumented. CORPUS is a folder; small images of every format are put
 into it first. Options with a single dash are libFuzzer's; a finding ends the run and is written beside
 CORPUS, and `fuzz_images.py CORPUS FINDING` runs that file alone.
 """
@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-with atheris.instrument_imports(include=["PIL", "ocr_watcher.inputs.image"]):
+with atheris.instrument_imports(include=["PIL", "ocr_watcher.inputs"]):
     from PIL import (
         BmpImagePlugin,
         GifImagePlugin,
@@ -39,7 +39,8 @@ with atheris.instrument_imports(include=["PIL", "ocr_watcher.inputs.image"]):
         WebPImagePlugin,
     )
 
-    from ocr_watcher.inputs.base import DecodeLimits, pages
+    from ocr_watcher.inputs.base import DecodeLimits
+    from ocr_watcher.inputs.table import open_document
 
 from ocr_watcher.errors import FileError
 
@@ -163,7 +164,10 @@ def load(data: bytes) -> None:
     """Hold the loader to its promise; anything but a `FileError` is a finding."""
     before, peak_before = rss_mb(), peak_mb()
     try:
-        for page in itertools.islice(pages(io.BytesIO(data), LIMITS), MAX_PAGES):
+        document = open_document(io.BytesIO(data), LIMITS)
+        assert document.pages >= 1
+        for index in range(min(document.pages, MAX_PAGES)):
+            page = document.picture(index, LIMITS)
             bgr = page.bgr
             assert bgr.dtype == np.uint8
             assert bgr.ndim == 3

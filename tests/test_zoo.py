@@ -582,16 +582,16 @@ def test_every_animal_of_the_zoo_ends_in_one_record_and_harms_nobody(
     assert set(os.listdir(inbox)) <= records | {animal.name for animal in zoo}
     assert all((inbox / animal.name).read_bytes() == animal.data for animal in zoo)
 
-    names = Counter(event["event"] for event in events)
+    logged = Counter(event["event"] for event in events)
     past_the_log = [line for line in printed if not line.startswith('{"timestamp": ')]
     assert not past_the_log
     assert len(printed) == len(events)
     assert {event["pid"] for event in events if event["event"] == "daemon.starting"} == {running.pid}
-    assert names["daemon.starting"] == names["daemon.ready"] == names["daemon.exiting"] == 1
+    assert logged["daemon.starting"] == logged["daemon.ready"] == logged["daemon.exiting"] == 1
     assert not {"worker.unexpected", "ocr.out_of_memory", "memory.limit_reached", "sidecar.failed"} & set(
-        names
+        logged
     )
-    assert names["ocr.done"] + names["file.quarantined"] == len(zoo)
+    assert logged["ocr.done"] + logged["file.quarantined"] == len(zoo)
     match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert match is not None
     peak_mb = int(match[1]) / 1024

@@ -22,6 +22,10 @@ MAX_SCANS = 100
 # Ten megabytes of metadata are 160 segments.
 MAX_SEGMENTS = 1000
 
+# Bytes between the segments in front of the first scan. Writers leave none, or a few to align; Pillow reads
+# them one by one, nine million in 3 s.
+MAX_FILL_BYTES = 1 << 20
+
 # A marker, not counting those without a length of their own: restarts, and what is no marker at all.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _START_OF_SCAN, _END_OF_IMAGE, _APP1 = b"\xda", b"\xd9", b"\xe1"
@@ -32,6 +36,7 @@ _READ_BYTES = 0.35
 
 
 class _Segment(NamedTuple):
+    fill_bytes: int  # in front of it; in front of all but the first scan, that may be pixels
     marker: bytes
     at: int  # of its content
     end: int
@@ -41,8 +46,9 @@ def _segments(data: bytes) -> Iterator[_Segment]:
     """Walk a JPEG's segments as libjpeg does, to the end of its first picture."""
     at = 2
     while (found := _MARKER.search(data, at)) is not None and found[1] != _END_OF_IMAGE:
+        fill_bytes = found.start() - at
         at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-        yield _Segment(found[1], found.end() + 2, at)
+        yield _Segment(fill_bytes, found[1], found.end() + 2, at)
 
 
 def _inspect(data: bytes, _limits: DecodeLimits) -> Layout:
@@ -51,9 +57,12 @@ def _inspect(data: bytes, _limits: DecodeLimits) -> Layout:
     Every scan goes over every pixel, and may have a few bytes only; EXIF in many segments is put together
     by Pillow one by one, each time copying what is there.
     """
-    scans, exif = 0, []
-    for count, (marker, at, end) in enumerate(_segments(data), 1):
+    scans, fill_bytes, exif = 0, 0, []
+    for count, (fill, marker, at, end) in enumerate(_segments(data), 1):
+        fill_bytes += fill if scans == 0 else 0
         scans += marker == _START_OF_SCAN
+        if fill_bytes > MAX_FILL_BYTES:
+            raise UnreadableError(f"the JPEG has more than {MAX_FILL_BYTES} bytes between its segments")
         if scans > MAX_SCANS or count > MAX_SEGMENTS:
             raise UnreadableError(
                 f"the JPEG has more than {MAX_SCANS} scans or {MAX_SEGMENTS} segments",

@@ -15,10 +15,10 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = frozenset({b"IDAT", b"fdAT"})
 _PACKED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 
-# Pillow unpacks up to 1 MiB of each packed chunk: ten megabytes of them take half a minute. libpng keeps no
-# more chunks than this (PNG_USER_CHUNK_CACHE_MAX).
-MAX_PACKED_CHUNKS = 1000
-# Pillow keeps every other chunk as Python objects; an image has a few dozen.
+# Pillow unpacks up to 1 MiB of each packed chunk: a thousand take 3 s, and ten megabytes have room for ten
+# thousand. As many are libpng's own limit where it is built for safety (PNG_USER_CHUNK_CACHE_MAX).
+MAX_PACKED_CHUNKS = 128
+# Pillow keeps every other chunk as Python objects, 300 bytes each; an image has a few dozen.
 MAX_CHUNKS = 100_000
 
 

@@ -28,7 +28,7 @@ MAX_TAGS = 1 << 20
 MAX_STRIPS = 1 << 18
 
 # A page may have so many times the strips that cover it, and so many more. Pillow decodes them all, one over
-# the other: 200,000 that each cover all of a page but a row would take hours.
+# the other: 200,000 that each cover all of a bilevel page of 79 megapixels but a row take 45 minutes.
 _STRIP_FACTOR, _STRIP_EXCESS = 2, 8
 
 _TAG = ExifTags.Base
