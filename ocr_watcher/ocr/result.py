@@ -1,7 +1,7 @@
 """Turn whatever PaddleOCR returned for one page into lines of text: one shape, checked, in reading order.
 
-Pure. Imports the standard library and `errors` only; numpy objects are recognised by their `tolist()`. It
-must never turn something it does not understand into an empty result: no lines means a page without text.
+No lines means that the page has no text. So a result that is not understood raises an error, and never
+becomes an empty one. The functions are pure; numpy's objects are recognised by their `tolist()`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from ocr_watcher.errors import EngineError
 
 # PaddleOCR 3.x: one mapping per page, one list per field.
 _FIELDS = ("rec_texts", "rec_scores", "rec_polys", "dt_polys", "rec_boxes")
-# One mapping per line: PaddleOCR's services and PP-Structure (text, confidence, text_region), its label files
-# (transcription, points), and the usual names for the same things.
+# One mapping per line, with the names of PaddleOCR's services and PP-Structure (text, confidence,
+# text_region), those of its label files (transcription, points), and other usual ones.
 _TEXT = ("text", "transcription")
 _SCORE = ("confidence", "score")
 _POSITION = ("text_region", "polygon", "points", "box")
 
-# A generator, its one result, `.json` and {"res": ...} are the deepest known, four. The limit also ends a
-# structure that contains itself.
+# The deepest nesting that is known is four: a generator, its one result, the `.json` of that, {"res": ...}.
+# The limit also ends the search in a structure that contains itself.
 _MAX_WRAPPERS = 8
-# Mean of float32 probabilities: a rounding error above 1 is normal, more than this is no probability.
+# A score is a mean of float32 probabilities, so rounding may take it this far out of 0 to 1.
 _SCORE_TOLERANCE = 1e-3
-# A line belongs to the row whose middle is at most this share of the median line height away. 0.4 to 0.6 are
-# alike on the sample receipts, 0.7 merges rows.
+# A line belongs to a row if their middles are at most this share of the median line height apart. On the
+# sample receipts 0.4 to 0.6 make little difference, and 0.7 merges rows.
 _ROW_SHARE = 0.5
 
 
 def normalise(raw: object) -> tuple[Line, ...]:
-    """Lines of one page in reading order; empty if the page has no text.
+    """Bring the result of one page to lines in reading order; there are none if the page has no text.
 
-    Understood are, with lists, tuples or numpy arrays inside:
+    Polygons stay in the pixels that `raw` has them in. The following is understood, with lists, tuples or
+    numpy arrays inside:
 
     - the result of PaddleOCR 3.x, a mapping or object with `rec_texts`, `rec_scores` and `rec_polys` (without
       them `dt_polys`, then `rec_boxes`): alone, under "res", behind `.json`, or as the one item of a list or
@@ -44,29 +45,31 @@ def normalise(raw: object) -> tuple[Line, ...]:
     - `[[polygon, (text, score)], ...]` of 2.x, with or without its list of pages;
     - None and empty lists: a page without text.
 
-    A position is an (N, 2) polygon, the same flat, or `[left, top, right, bottom]`. Lines without text are
-    left out: PaddleOCR returns '' for a crop it cannot read. A score that is no probability fails the page
-    instead of being clamped: NaN means that inference broke, and then no text of the page is to be trusted.
+    A position is a polygon of shape (N, 2), the same as one flat list, or `[left, top, right, bottom]`. Lines
+    without text are left out: PaddleOCR returns '' for a crop that it cannot read. A score that is no
+    probability is an error and not clamped: NaN means that inference broke, so no text of the page can be
+    trusted.
 
     Raises:
-        EngineError: anything else; lists that do not belong together; more than one page; text without
-            positions or positions without text. What a generator raises while it computes is not caught.
+        EngineError: `raw` is something else, has lists of different lengths, more than one page, text without
+            positions, or positions without text.
+        Exception: whatever a generator raises while it computes.
     """
     page = _page(raw)
     cells = _columns(page) if isinstance(page, Mapping) else [_row(item) for item in page]
     lines: list[Line] = []
     for raw_text, raw_score, raw_position in cells:
         text = _text(raw_text)
-        if text:  # first, because the score of '' was the mean of nothing (NaN) in early 2.x
+        if text:  # looked at before the score: in early 2.x the score of '' was the mean of nothing, NaN
             lines.append(Line(text, _score(raw_score), _polygon(raw_position)))
     return reading_order(lines)
 
 
 def reading_order(lines: Iterable[Line]) -> tuple[Line, ...]:
-    """Rows from top to bottom, each from left to right, along the slope of the page.
+    """Sort lines into rows along the slope of the page: from top to bottom, each row from left to right.
 
     PaddleOCR sorts by the top left corner with a fixed tolerance of 10 px, which tears rows apart on a page
-    that is not quite straight. Columns of a newspaper are read across by both.
+    that is not quite straight. Both read across the columns of a newspaper.
 
     Measured on 20 receipts (PP-OCRv6_small, 1024 px) as 1 minus the normalised edit distance of the words to
     the truth: PaddleOCR's order 0.838, this 0.845; with the page turned by 2° either way 0.786 and 0.845.
@@ -94,7 +97,7 @@ def reading_order(lines: Iterable[Line]) -> tuple[Line, ...]:
 
 
 def _page(raw: object) -> Mapping[object, object] | list[object]:
-    """Peel off wrappers: the fields of a 3.x result, or a list with one entry per line."""
+    """The page without its wrappers: the fields of a 3.x result, or a list with one item per line."""
     for _ in range(_MAX_WRAPPERS):
         if isinstance(raw, Iterator):
             raw = list(raw)
@@ -123,7 +126,11 @@ def _attributes(value: object) -> Mapping[object, object]:
 
 
 def _is_row(item: object) -> bool:
-    """Whether a list that starts with `item` is a list of lines; raises if it is half of one."""
+    """Whether a list that starts with `item` is a list of lines.
+
+    Raises:
+        EngineError: it is a list of texts without positions, or of positions without texts.
+    """
     if isinstance(item, Mapping):
         return any(key in item for key in _TEXT)
     parts = _items(item) or []
@@ -151,7 +158,10 @@ def _is_polygon(parts: list[object]) -> bool:
 
 
 def _several(items: list[object]) -> EngineError:
-    """Error for several things that are no lines: names the first that is no page, else how many pages."""
+    """The error for a list of several items that are no lines.
+
+    It names the first item that is no page. If all are pages, it says how many.
+    """
     for item in items:
         fields = item if isinstance(item, Mapping) else _attributes(item)
         if item is not None and _items(item) is None and not {"rec_texts", "res"} & fields.keys():
@@ -160,7 +170,7 @@ def _several(items: list[object]) -> EngineError:
 
 
 def _not_understood(value: object) -> EngineError:
-    """Error that names the type, and the keys of a mapping; never its content, which may be the user's."""
+    """The error that names a type, and the keys of a mapping; never values, which may be the user's."""
     kind = type(value).__name__
     if isinstance(value, Mapping):
         keys = [ascii(key)[:40] if isinstance(key, str) else type(key).__name__ for key in list(value)[:10]]
@@ -177,7 +187,8 @@ def _columns(page: Mapping[object, object]) -> Iterable[tuple[object, object, ob
     texts, scores = fields["rec_texts"], fields["rec_scores"]
     positions = fields["rec_polys"]
     if not positions and len(fields["dt_polys"]) == len(texts):
-        positions = fields["dt_polys"]  # of equal length only if no line was below the score threshold
+        # The two have different lengths if a line was below the score threshold: they do not belong together.
+        positions = fields["dt_polys"]
     if not positions:
         positions = fields["rec_boxes"]
     if not len(texts) == len(scores) == len(positions):
@@ -220,11 +231,11 @@ def _text(value: object) -> str:
     """One line of valid Unicode, stripped: no surrogates, no control characters, no line breaks."""
     value = _plain(value)
     if isinstance(value, list | tuple) and value:
-        value = value[0]  # (text, word positions): the recogniser's own shape with return_word_box
+        value = value[0]  # with return_word_box the recogniser itself gives (text, word positions)
     if not isinstance(value, str):
         raise EngineError(f"The engine returned a {type(value).__name__} where text was expected.")
     valid = value.encode("utf-8", "ignore").decode("utf-8")
-    # Line breaks included: one line of the result is one line of the joined text.
+    # Line breaks become spaces too, so that one line here is one line of the joined text.
     return "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in valid).strip()
 
 
@@ -285,7 +296,10 @@ def _items(value: object) -> list[object] | None:
 
 
 def _slope(lines: tuple[Line, ...]) -> float:
-    """How many pixels the rows fall per pixel to the right: median of the upper edges, weighted by length."""
+    """How many pixels the rows fall for each pixel to the right.
+
+    It is the median slope of the lines' upper edges, weighted by their lengths.
+    """
     edges: list[tuple[float, float]] = []
     for line in lines:
         (x0, y0), (x1, y1), *rest = line.polygon
