@@ -367,15 +367,22 @@ def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) ->
     assert service.state == "active"
 
 
-def test_an_inbox_that_was_moved_away_is_made_anew_at_the_next_start(
+def test_an_inbox_may_be_moved_away_and_made_anew_while_the_service_runs_or_not(
     service: Service, tmp_path: Path
 ) -> None:
-    service.configure(service.fake())
+    """Root does that. The sandbox must let the service write the new one as well."""
+    machine = service.machine
+    service.configure(service.fake(), watch={"rescan_interval_s": 1})
     service.start()
-    assert service.machine.call("systemctl", "stop", UNIT).returncode == 0
-    service.machine.path(INBOX).rmdir()
+    machine.path(INBOX).rename(machine.path(f"{FOLDER}/away"))
+    machine.call("install", "-d", "-m", "2770", "-o", "ocr-watcher", "-g", "ocr-watcher", INBOX)
+    drop_as_member(machine, dot(tmp_path / "a.png"), INBOX)
+    service.wait_for_records(1)
+    assert machine.call("systemctl", "stop", UNIT).returncode == 0
+    shutil.rmtree(machine.path(INBOX))
+    machine.path(f"{FOLDER}/away").rmdir()
     service.start()
-    drop_as_member(service.machine, dot(tmp_path / "a.png"), INBOX)
+    drop_as_member(machine, dot(tmp_path / "a.png"), INBOX)
     service.wait_for_records(1)
 
 
@@ -467,7 +474,7 @@ def test_uninstalling_takes_everything_but_the_data_and_says_what_it_leaves(serv
     configure_instance(machine, "second")
     service.start()
     assert machine.call("systemctl", "enable", "--now", second).returncode == 0
-    result = machine.call("/src/systemd/install.sh", "uninstall")
+    result = machine.call("/src/systemd/install.sh", "uninstall", timeout_s=300)
     assert result.returncode == 0, result.stderr
     for unit in (UNIT, second):
         assert machine.show(unit, "ActiveState") == "inactive"
@@ -487,7 +494,7 @@ def test_uninstalling_takes_everything_but_the_data_and_says_what_it_leaves(serv
         assert machine.call("test", "-e", path).returncode == 0
     assert machine.call("test", "-d", INBOX).returncode == 0
 
-    result = machine.call("/src/systemd/install.sh", "uninstall", "--purge")
+    result = machine.call("/src/systemd/install.sh", "uninstall", "--purge", timeout_s=300)
     assert result.returncode == 0, result.stderr
     for path in kept:
         assert machine.call("test", "-e", path).returncode == 1
