@@ -298,6 +298,7 @@ def hungry(tmp_path: Path, *, room_mb: float, base: float, per_megapixel: float)
     rss_mb = memory.Memory().rss_mb()
     limits = memory.MemoryLimits(rss_mb + room_mb, rss_mb + room_mb)
     guard = memory.Guard(limits, bench.log)  # type: ignore[arg-type]
+    guard._start_rss_mb = rss_mb  # a fresh process has no more
     bench.tools = replace(bench.tools, guard=guard)
     return bench
 
