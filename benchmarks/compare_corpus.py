@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 SEED = 20
@@ -129,3 +133,16 @@ def _row(chance: random.Random) -> str:
     number = f"{chance.randint(0, 9999)}.{chance.randint(0, 99):02}"
     row.insert(chance.randint(0, len(row)), number)
     return chance.choice((str.lower, str.title, str.upper))(" ".join(row))
+
+
+def pages(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Every page of an image file as the engine gets it: BGR, at most 1024 px long."""
+    from ocr_watcher.inputs.base import DecodeLimits  # noqa: PLC0415 - others' workers have it not
+    from ocr_watcher.inputs.table import open_document  # noqa: PLC0415 - as above
+
+    limits = DecodeLimits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
+    with path.open("rb") as file:
+        opened = open_document(file, limits)
+        for index in range(opened.pages):
+            yield opened.picture(index, limits).bgr
+        opened.close()

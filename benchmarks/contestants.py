@@ -35,26 +35,18 @@ def engine(config: str) -> Read:
     """This project without its daemon: engine, page preparation and result of a configuration file."""
     from ocr_watcher import memory
     from ocr_watcher.config import load
-    from ocr_watcher.inputs import image
-    from ocr_watcher.ocr import result
-    from ocr_watcher.service import daemon
+    from ocr_watcher.jobs.reader import Reader
+    from ocr_watcher.service import assembly
 
     settings = load(Path(config))
-    reader = daemon.make_engine(settings)
-    memory.Memory().settle()  # as the daemon does once everything is loaded
-    limits = image.Limits(
-        max_file_bytes=int(settings.image.max_file_mb * (1 << 20)),
-        max_pixels=int(settings.image.max_megapixels * 1_000_000),
-        max_side_px=settings.image.max_side_px,
-    )
+    probe = memory.Memory()
+    reader = Reader(assembly.make_engine(settings), min_score=0.0, give_back=probe.give_back)
+    probe.settle()  # as the daemon does once everything is loaded
+    limits = assembly.decode_limits(settings)
 
     def read(path: str) -> list[str]:
         with open(path, "rb") as file:
-            return [
-                line.text
-                for page in image.pages(file, limits)
-                for line in result.normalise(reader.read(page.bgr))
-            ]
+            return [line.text for page in reader.read(file, limits) for line in page.lines]
 
     return read
 

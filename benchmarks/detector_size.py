@@ -17,8 +17,6 @@ from pathlib import Path
 import compare_corpus as corpus
 
 from ocr_watcher import config, memory
-from ocr_watcher.inputs import image
-from ocr_watcher.inputs.base import DecodeLimits
 from ocr_watcher.ocr import models, paddle_ocr, result
 
 SIZES_PX = (1024, 960, 896, 832, 768, 704)
@@ -26,7 +24,6 @@ SIZES_PX = (1024, 960, 896, 832, 768, 704)
 POINTS = {7: 17, 8: 19, 9: 22, 10: 24, 12: 29}
 PAGES = 6
 _A4_PX = (1448, 2048)
-_LIMITS = DecodeLimits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
 
 
 def main() -> None:
@@ -73,8 +70,7 @@ def compare(
     found = {px: [0, 0, 0] for px in readers}
     lines = dict.fromkeys(readers, 0)
     for picture in pictures:
-        with picture.path.open("rb") as file:
-            pages = [page.bgr for page in image.pages(file, _LIMITS)]
+        pages = list(corpus.pages(picture.path))
         for px, reader in readers.items():
             began = time.perf_counter()
             texts = [line.text for page in pages for line in result.normalise(reader.read(page))]

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 import compare_corpus as corpus
 
 from ocr_watcher import config
-from ocr_watcher.inputs import image
 from ocr_watcher.ocr import inference, models, paddle_ocr, result
 
 if TYPE_CHECKING:
     from ocr_watcher.document import Line
 
 PADDINGS_PX = (0, 32, 64, 96)
-_LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
 
 
 def main() -> None:
@@ -40,8 +38,7 @@ def main() -> None:
     text, score, took = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
     found = {way: [0, 0, 0] for way in ways}
     for picture in pictures:
-        with open(picture.path, "rb") as file:
-            pages = [page.bgr for page in image.pages(file, _LIMITS)]
+        pages = list(corpus.pages(picture.path))
         lines: dict[int | str, list[Line]] = {}
         for way in ways:
             if isinstance(way, int):

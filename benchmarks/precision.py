@@ -16,7 +16,6 @@ import compare_corpus as corpus
 import numpy as np
 
 from ocr_watcher import config
-from ocr_watcher.inputs import image
 from ocr_watcher.ocr import graph, inference, models, paddle_ocr, paddlex
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_LIMITS = image.Limits(max_file_bytes=100 << 20, max_pixels=100_000_000, max_side_px=1024)
 _CONVOLUTIONS = range(100)  # more than there are
 
 
@@ -42,9 +40,8 @@ def lines_of(model: str, pictures: Sequence[corpus.Picture]) -> tuple[list[NDArr
 
     recogniser._logits = tap  # noqa: SLF001 - the subject
     for picture in pictures:
-        with open(picture.path, "rb") as file:
-            for page in image.pages(file, _LIMITS):
-                reader.read(page.bgr)
+        for page in corpus.pages(picture.path):
+            reader.read(page)
     reader.close()
     return lines, Path(spec.kwargs["text_recognition_model_dir"]) / "inference.onnx"
 

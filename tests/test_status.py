@@ -202,7 +202,7 @@ def test_status_agrees_with_the_disk_while_500_files_run_through(home: Path, sai
 def test_retry_beside_a_daemon(home: Path, said: Said) -> None:
     path = home / "inbox" / "a.png"
     dot(path, (77, 10))
-    with daemon(home, {"FAKE_RAISE": "77"}) as running:
+    with daemon(home, {"FAKE_RAISE": "77", "FAKE_PAUSE_S": "0.1"}) as running:
         running.wait_for("file.quarantined")
         assert error_of(path)["error"]["attempts"] == 3
         assert said("retry", path) == f"will be tried again: {path}\n"
