@@ -67,6 +67,7 @@ class Page:
         height_px: Height of the same.
         scale: Size of what the engine saw / size of the source, along the longer side; at most 1.
         lines: In reading order; polygons in pixels of the source page.
+        text: What a person would type (`ocr.order.text_of`): each row on a line, a tab between its pieces.
         limited: It was read smaller than the settings say, for want of memory.
     """
 
@@ -75,17 +76,8 @@ class Page:
     height_px: int
     scale: float
     lines: tuple[Line, ...]
+    text: str
     limited: bool = False
-
-    @property
-    def text(self) -> str:
-        r"""Text of the lines, joined with "\n"; empty where there are none."""
-        return text_of(self.lines)
-
-
-def text_of(lines: Iterable[Line]) -> str:
-    r"""Text of the lines, joined with "\n"; empty where there are none."""
-    return "\n".join(line.text for line in lines)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ocr_watcher.document import Page
 from ocr_watcher.errors import EngineLostError, OutOfMemoryError
 from ocr_watcher.inputs.table import open_document
-from ocr_watcher.ocr import result
+from ocr_watcher.ocr import order, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,7 +102,7 @@ class Reader:
         picture = opened.picture(index, limits)
         loaded = self._clock()
         raw = self._engine.read(picture.bgr)
-        lines = tuple(
+        arranged = order.blocks(
             replace(line, polygon=picture.to_source(line.polygon))
             for line in result.normalise(raw)
             if line.score >= self._min_score
@@ -113,7 +113,8 @@ class Reader:
             picture.width_px,
             picture.height_px,
             picture.scale,
-            lines,
+            order.lines_of(arranged),
+            order.text_of(arranged),
             limited=max(picture.bgr.shape[:2]) < wanted_px,
         )
         return PageRead(page, loaded - began, self._clock() - loaded)

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ocr_watcher.document import Line, Polygon
 
@@ -36,19 +36,21 @@ _ROW_SHARE: Final = 0.5
 #
 # Boxes are a little larger than their text: by so much a line may reach into a gutter.
 _OVERHANG: Final = 0.25
-# A line narrower than this is no prose. The columns of a newspaper are 15 to 20 wide.
-_WIDE: Final = 10.0
+# A narrower column is no prose; those of a newspaper are 15 to 20 wide. A narrower line says nothing about
+# the column: it is a cell of a table, or the end of a paragraph.
+_COLUMN: Final = 10.0
+_WIDE: Final = 8.0
 # This many lines at least make a column.
 _MIN_LINES: Final = 4
-# A column may hold tables, lists and headings. Of the pieces next to the gutter, at least this share are wide;
-# of the wide ones, at least the other fill the column.
+# A column may hold tables, lists and headings. Of the pieces next to the gutter, at least this share are
+# wide, and of the wide ones at least the other share fill the column.
 _WIDE_SHARE: Final = 0.3
 _FULL_SHARE: Final = 0.5
-# A line fills its column if it is at most so much narrower, in line heights and as a share of the width (the
-# word that did not fit any more), and if it begins or ends within so much of the column's edge.
-_SHORT_BY: Final = 4.0
-_SHORT_SHARE: Final = 0.2
-_NEAR_EDGE: Final = 0.75
+# A line fills its column if it is at most so much narrower or wider, in line heights and as a share of the
+# width (the word that did not fit any more), and if it begins or ends within so much of the column's edge.
+_RAGGED: Final = 4.0
+_RAGGED_SHARE: Final = 0.2
+_NEAR_EDGE: Final = 1.5
 # No column of prose has this share of its rows made of several pieces that are mostly narrow.
 _TORN_SHARE: Final = 0.6
 # A head or foot stands so far from the columns.
@@ -80,14 +82,19 @@ def blocks(lines: Iterable[Line]) -> tuple[Block, ...]:
     return _blocks(body, turned=page_runs_down) + _blocks(notes, turned=not page_runs_down)
 
 
+def lines_of(blocks: Iterable[Block]) -> tuple[Line, ...]:
+    """The lines of blocks, one after the other."""
+    return tuple(line for block in blocks for row in block for line in row)
+
+
+def text_of(blocks: Iterable[Block]) -> str:
+    r"""What a person would type: rows on lines of their own, a tab between the pieces of a row."""
+    return "\n".join("\t".join(line.text for line in row) for block in blocks for row in block)
+
+
 def reading_order(lines: Iterable[Line]) -> tuple[Line, ...]:
     """The same lines in reading order."""
-    return tuple(line for block in blocks(lines) for row in block for line in row)
-
-
-def text_of(lines: Iterable[Line]) -> str:
-    r"""What a person would type: rows on lines of their own, a tab between the pieces of a row."""
-    return "\n".join("\t".join(line.text for line in row) for block in blocks(lines) for row in block)
+    return lines_of(blocks(lines))
 
 
 def runs_down(polygon: Polygon) -> bool:
@@ -97,7 +104,7 @@ def runs_down(polygon: Polygon) -> bool:
     p0, p1, p2, p3 = polygon
     width = max(math.dist(p0, p1), math.dist(p2, p3))
     height = max(math.dist(p0, p3), math.dist(p1, p2))
-    return height >= _TALL * width
+    return height > 0 and height >= _TALL * width
 
 
 def corners(polygon: Polygon) -> Polygon:
@@ -147,9 +154,7 @@ def _blocks(lines: Sequence[Line], *, turned: bool) -> tuple[Block, ...]:
     if not lines:
         return ()
     pieces = sorted(_straightened(lines, turned=turned), key=lambda piece: (piece.middle, piece.left))
-    return tuple(
-        tuple(tuple(piece.line for piece in row) for row in _rows(block)) for block in _cut(pieces)
-    )
+    return tuple(tuple(tuple(piece.line for piece in row) for row in _rows(block)) for block in _cut(pieces))
 
 
 def _straightened(lines: Sequence[Line], *, turned: bool) -> list[_Piece]:
@@ -222,37 +227,33 @@ def _rows(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """A part of a page with a gutter: what stands above the two columns, the columns, what stands below.
+    """Two columns, and how many lines speak for them."""
 
-    `full` is how many lines speak for the columns.
-    """
-
-    head: list[_Piece]
     left: list[_Piece]
     right: list[_Piece]
-    foot: list[_Piece]
     full: int
 
-
-@dataclass(frozen=True)
-class _Cut:
-    """A page cut at one gutter: parts in reading order, how many lines speak for it, and how many cross it."""
-
-    parts: list[list[_Piece]]
-    full: int
-    crossing: int
+    @property
+    def pieces(self) -> set[int]:
+        """Which pieces are part of them, by `id`."""
+        return {id(piece) for piece in (*self.left, *self.right)}
 
 
 def _cut(pieces: list[_Piece]) -> list[list[_Piece]]:
-    """Cut a page, or a part of one, into blocks in reading order. Pieces come from top to bottom, and leave so."""
-    cuts = [cut for gutter in _candidates(pieces) if (cut := _cut_at(gutter, pieces)) is not None]
-    if not cuts:
+    """Cut a page, or a part of one, into blocks in reading order.
+
+    Pieces come from top to bottom, and stay so. The two columns that most lines speak for are cut out first;
+    then the same is done above them, in each of them, and below.
+    """
+    found = [columns for gutter in _candidates(pieces) for columns in _all_columns(gutter, pieces)]
+    if not found:
         return [pieces]
-    # Of the gutters that have the most to speak for them, the longest: a heading over the first two of three
-    # columns is part of what stands left of the second gutter.
-    most = max(cut.full for cut in cuts)
-    best = min((cut for cut in cuts if 2 * cut.full >= most), key=lambda cut: (cut.crossing, -cut.full))
-    return [block for part in best.parts for block in _cut(part)]
+    best = max(found, key=lambda columns: columns.full)
+    inside = best.pieces
+    numbers = [number for number, piece in enumerate(pieces) if id(piece) in inside]
+    above, below = pieces[: numbers[0]], pieces[numbers[-1] + 1 :]
+    parts = (above, best.left, best.right, below)
+    return [block for part in parts if part for block in _cut(part)]
 
 
 def _candidates(pieces: list[_Piece]) -> list[float]:
@@ -269,28 +270,19 @@ def _candidates(pieces: list[_Piece]) -> list[float]:
     return [gutter for _, gutter in sorted(found)[:_MAX_CANDIDATES]]
 
 
-def _cut_at(gutter: float, pieces: list[_Piece]) -> _Cut | None:
-    """Cut at a gutter, wherever there are columns on both sides of it between the lines that cross it."""
-    parts: list[list[_Piece]] = []
-    whole: list[_Piece] = []  # what is not in columns, from the last columns on
+def _all_columns(gutter: float, pieces: list[_Piece]) -> Iterator[_Columns]:
+    """Columns on both sides of a gutter, between any two lines that cross it."""
     run: list[_Piece] = []  # what crosses nothing, from the last line that crosses the gutter on
-    full = crossing = 0
-    for piece in [*pieces, None]:
+    for piece in (*pieces, None):
         if piece is not None and not piece.start < gutter < piece.end:
             run.append(piece)
             continue
         columns = _columns(gutter, run)
-        if columns is None:
-            whole += run
-        else:
-            full += columns.full
-            parts += [part for part in (whole + columns.head, columns.left, columns.right) if part]
-            whole = columns.foot
+        if columns is not None:
+            yield columns
+        elif run:  # one of its strips may be a table
+            yield from filter(None, (_columns(gutter, strip) for strip in _strips(run)))
         run = []
-        if piece is not None:
-            crossing += 1
-            whole.append(piece)
-    return _Cut([part for part in (*parts, whole) if part], full, crossing) if full else None
 
 
 def _columns(gutter: float, run: list[_Piece]) -> _Columns | None:
@@ -314,9 +306,7 @@ def _columns(gutter: float, run: list[_Piece]) -> _Columns | None:
     left, right = ([piece for piece in side if id(piece) in body] for side in sides)
     if not left or not right:
         return None
-    head = [piece for strip in strips[:first] for piece in strip]
-    foot = [piece for strip in strips[last + 1 :] for piece in strip]
-    return _Columns(head, left, right, foot, len(full))
+    return _Columns(left, right, len(full))
 
 
 def _filling(next_to_gutter: list[_Piece], rows: list[list[_Piece]]) -> set[int]:
@@ -326,16 +316,18 @@ def _filling(next_to_gutter: list[_Piece], rows: list[list[_Piece]]) -> set[int]
     count = len(wide)
     if count < max(_MIN_LINES, _WIDE_SHARE * len(rows)) or _is_torn(rows, _WIDE * height):
         return set()
-    # The wide pieces are mostly those of this column: quarter and three quarters of their edges are its edges.
+    # Most of the wide pieces are of this column, so the quartiles of their edges are its edges.
     left = sorted(piece.left for piece in wide)[count // 4]
     right = sorted(piece.right for piece in wide)[3 * count // 4]
     width = right - left
-    least = width - min(_SHORT_SHARE * width, _SHORT_BY * height)
+    if width < _COLUMN * height:
+        return set()
+    ragged = min(_RAGGED_SHARE * width, _RAGGED * height)
     near = _NEAR_EDGE * height
     filling = {
         id(piece)
         for piece in wide
-        if least <= piece.width <= width + 2 * near
+        if abs(piece.width - width) <= ragged
         and (abs(piece.left - left) <= near or abs(piece.right - right) <= near)
     }
     return filling if len(filling) >= _FULL_SHARE * count else set()

@@ -148,6 +148,7 @@ def page_of(fields: Mapping[str, Any]) -> Page:
         height_px=int(fields["height_px"]),
         scale=float(fields["scale"]),
         lines=tuple(_line_of(line) for line in fields["lines"]),
+        text=str(fields["text"]),
     )
 
 
