@@ -1,7 +1,7 @@
-"""Is text read in the order of the page? Similarity of the sequence of words to the truth (difflib; 1 is equal).
+"""Is text read in the order of the page? How alike the sequence of words is to the truth (difflib; 1 is equal).
 
-`reading_order.py FOLDER... [--model PP-OCRv6_tiny]`: each FOLDER holds images with the truth in NAME.txt, as for
-compare.py. Words are runs of A-Z and 0-9 after upper-casing. Misread words cost as well, so the same words in
+`reading_order.py FOLDER... [--model PP-OCRv6_tiny]`: each FOLDER holds images with the truth in NAME.txt, as
+for compare.py. Words are runs of A-Z and 0-9 after upper-casing. Misread words cost as well, so the same words in
 rows across the whole page stand beside. The time is that of finding the order, the longest of all pages.
 """
 
@@ -13,14 +13,17 @@ import re
 import statistics
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import compare_corpus as corpus
 
 from ocr_watcher import config, memory
-from ocr_watcher.document import Line
 from ocr_watcher.inputs.base import DecodeLimits
 from ocr_watcher.inputs.table import open_document
 from ocr_watcher.ocr import models, order, paddle_ocr, result
+
+if TYPE_CHECKING:
+    from ocr_watcher.document import Line
 
 _LIMITS = DecodeLimits(max_file_bytes=1 << 30, max_pixels=1_000_000_000, max_side_px=1024)
 
@@ -44,9 +47,9 @@ def main() -> None:
             began = time.perf_counter()
             ordered = order.reading_order(lines)
             longest_s = max(longest_s, time.perf_counter() - began)
-            before.append(similarity(across(lines), picture.truth))
-            after.append(similarity(ordered, picture.truth))
-            if after[-1] < 0.85:  # noqa: PLR2004 - worth a look
+            before.append(similarity(across(lines), picture.truth or ""))
+            after.append(similarity(ordered, picture.truth or ""))
+            if after[-1] < 0.85:
                 print(f"  {picture.path.name}: {before[-1]:.3f}, {after[-1]:.3f}")
         print(
             f"{folder.name}: {len(after)} pages, rows across {statistics.mean(before):.3f}, "
