@@ -1,8 +1,8 @@
-"""Is text read in the order of the page? How alike the sequence of words is to the truth (difflib; 1 is equal).
+"""Is text read in the order of the page? How alike its words are to the truth (difflib; 1 is equal).
 
 `reading_order.py FOLDER... [--model PP-OCRv6_tiny]`: each FOLDER holds images with the truth in NAME.txt, as
-for compare.py. Words are runs of A-Z and 0-9 after upper-casing. Misread words cost as well, so the same words in
-rows across the whole page stand beside. The time is that of finding the order, the longest of all pages.
+for compare.py. Words are runs of A-Z and 0-9 after upper-casing. Misread words cost as well, so the same
+words in rows across the whole page stand beside. The time is that of finding the order, the longest of all.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 
 def across(lines: tuple[Line, ...]) -> list[Line]:
     """Lines in rows across the whole page, as if there were no columns and nothing ran down."""
-    pieces = order._straightened(lines, turned=False)  # noqa: SLF001 - the way that it is compared with
+    pieces = order._straightened(lines, order.Direction.RIGHT)  # noqa: SLF001 - the way that it is compared with
     pieces.sort(key=lambda piece: (piece.middle, piece.left))
     return [piece.line for row in order._rows(pieces) for piece in row] if pieces else []  # noqa: SLF001
 

@@ -170,9 +170,18 @@ def test_a_page_that_lies_on_its_right_side(degrees: float) -> None:
     drawn.columns(2, 12, justified=True)
     drawn.across(0.05)
     lying = moved(turned(drawn.lines, degrees), lambda x, y: (3000 - y, x))
+    assert read(lying) == texts(drawn.lines)  # as after an orientation model
     # A detector begins at the upper left corner of the box, whatever the text in it does.
     lying = [Line(line.text, line.score, line.polygon[3:] + line.polygon[:3]) for line in lying]
     assert read(lying) == texts(drawn.lines)
+
+
+@pytest.mark.parametrize("degrees", [180.0, 178.0, 270.0, 93.0])
+def test_a_page_that_was_read_upright_and_lies_otherwise(degrees: float) -> None:
+    drawn = Drawn(2)
+    drawn.ends()
+    drawn.columns(3, 12, justified=True)
+    assert read(turned(drawn.lines, degrees)) == texts(drawn.lines)
 
 
 def test_a_note_that_runs_down_the_margin_is_read_last() -> None:

@@ -17,7 +17,8 @@ from ocr_watcher.ocr import order, result
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument
+    from ocr_watcher.document import Line
+    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, Picture
     from ocr_watcher.ocr.engine import Engine
 
 # A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
@@ -42,12 +43,17 @@ class Reader:
         engine: Engine,
         *,
         min_score: float,
+        words: bool = False,
         give_back: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`give_back` returns freed memory to the system; `min_score` is `ocr.min_score`."""
+        """`give_back` returns freed memory to the system; `min_score` is `ocr.min_score`.
+
+        With `words`, lines have their words.
+        """
         self._engine = engine
         self._min_score = min_score
+        self._words = words
         self._give_back = give_back
         self._clock = clock
 
@@ -103,8 +109,8 @@ class Reader:
         loaded = self._clock()
         raw = self._engine.read(picture.bgr)
         arranged = order.blocks(
-            replace(line, polygon=picture.to_source(line.polygon))
-            for line in result.normalise(raw)
+            _on_source(line, picture)
+            for line in result.normalise(raw, words=self._words)
             if line.score >= self._min_score
         )
         wanted_px = min(full_side_px, max(picture.width_px, picture.height_px))
@@ -125,3 +131,9 @@ class Reader:
             self._engine.warm_up()
         except Exception as error:
             raise EngineLostError(f"the engine does not work after running out of memory: {error}") from error
+
+
+def _on_source(line: Line, picture: Picture) -> Line:
+    """The same line in pixels of the source page."""
+    words = tuple(replace(word, polygon=picture.to_source(word.polygon)) for word in line.words)
+    return replace(line, polygon=picture.to_source(line.polygon), words=words)

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+from ocr_watcher.document import box_around
 
-    from ocr_watcher.document import Line, Polygon
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from ocr_watcher.document import Line, Point, Polygon
 
 Row: TypeAlias = "tuple[Line, ...]"
 Block: TypeAlias = "tuple[Row, ...]"
 
 # PaddleX turns a crop that is this many times as high as wide, so that its right edge comes to the top
-# (`CropByPolys.get_rotate_crop_image`): what was read there runs down the page.
+# (`CropByPolys.get_rotate_crop_image`): what was read there runs down the page. Its polygon begins at the
+# upper left corner all the same.
 _TALL: Final = 1.5
-# Text that runs down a page of text that runs across is a note in the margin if it is this many lines long.
-# Shorter ones are single characters, and stay in their row.
+# Text that runs another way than most is a note in the margin if it is this many lines long. What is shorter
+# is a single character, and stays in its row.
 _NOTE_HEIGHTS: Final = 3.0
 # A line belongs to a row if their middles are at most this share of the median line height apart. On the
 # sample receipts 0.4 to 0.6 make little difference, and 0.7 merges rows.
@@ -72,14 +76,19 @@ def blocks(lines: Iterable[Line]) -> tuple[Block, ...]:
     lines = tuple(lines)
     if not lines:
         return ()
-    across = [line for line in lines if not runs_down(line.polygon)]
-    down = [line for line in lines if runs_down(line.polygon)]
-    page_runs_down = _length(down) > _length(across)
-    most, others = (down, across) if page_runs_down else (across, down)
-    height = median(_height(line.polygon) for line in most)
-    notes = [line for line in others if _length([line]) >= _NOTE_HEIGHTS * height]
-    body = [line for line in lines if line not in notes] if notes else lines
-    return _blocks(body, turned=page_runs_down) + _blocks(notes, turned=not page_runs_down)
+    ways = [direction(line.polygon) for line in lines]
+    lengths = [_length(line) for line in lines]
+    most = max(Direction, key=lambda way: sum(n for n, its in zip(lengths, ways, strict=True) if its is way))
+    height = median(_height(line.polygon) for line, way in zip(lines, ways, strict=True) if way is most)
+    notes: dict[Direction, list[Line]] = {}
+    body: list[Line] = []
+    for line, way, length in zip(lines, ways, lengths, strict=True):
+        is_note = way is not most and length >= _NOTE_HEIGHTS * height
+        (notes.setdefault(way, []) if is_note else body).append(line)
+    found = _blocks(body, most)
+    for way, others in notes.items():
+        found += _blocks(others, way)
+    return found
 
 
 def lines_of(blocks: Iterable[Block]) -> tuple[Line, ...]:
@@ -97,26 +106,54 @@ def reading_order(lines: Iterable[Line]) -> tuple[Line, ...]:
     return lines_of(blocks(lines))
 
 
-def runs_down(polygon: Polygon) -> bool:
-    """Whether the text in this polygon runs from its upper to its lower edge."""
-    if len(polygon) != 4:
-        return False
-    p0, p1, p2, p3 = polygon
-    width = max(math.dist(p0, p1), math.dist(p2, p3))
-    height = max(math.dist(p0, p3), math.dist(p1, p2))
-    return height > 0 and height >= _TALL * width
+class Direction(Enum):
+    """Where text runs on the page."""
+
+    RIGHT = 0
+    DOWN = 1
+    LEFT = 2
+    UP = 3
+
+
+def direction(polygon: Polygon) -> Direction:
+    """Where the text in a polygon runs. Curved text, which has no four corners, counts as running right."""
+    top_left, top_right, bottom_right, bottom_left = corners(polygon)
+    right = top_right[0] - top_left[0] + bottom_right[0] - bottom_left[0]
+    down = top_right[1] - top_left[1] + bottom_right[1] - bottom_left[1]
+    if abs(right) >= abs(down):
+        return Direction.RIGHT if right >= 0 else Direction.LEFT
+    return Direction.DOWN if down > 0 else Direction.UP
 
 
 def corners(polygon: Polygon) -> Polygon:
     """Four corners of a line as its text has them: top left, top right, bottom right, bottom left.
 
-    Around curved text, which has other polygons, the corners of its upright box.
+    The first of four points is the text's own top left; where the crop was turned before it was read, it is
+    the page's. Of curved text, which has other polygons, the corners of its upright box.
     """
     if len(polygon) != 4:
-        xs, ys = zip(*polygon, strict=True)
-        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+        left, top, right, bottom = box_around(polygon)
         return (left, top), (right, top), (right, bottom), (left, bottom)
-    return polygon[1:] + polygon[:1] if runs_down(polygon) else polygon
+    p0, p1, p2, p3 = polygon
+    width = max(math.dist(p0, p1), math.dist(p2, p3))
+    height = max(math.dist(p0, p3), math.dist(p1, p2))
+    is_turned = height > 0 and height >= _TALL * width
+    return (p1, p2, p3, p0) if is_turned else polygon
+
+
+def part_of(polygon: Polygon, start: float, end: float) -> Polygon:
+    """The part of a line between two shares (0 to 1) of its length, as `corners` gives it."""
+    top_left, top_right, bottom_right, bottom_left = corners(polygon)
+    return (
+        _along(top_left, top_right, start),
+        _along(top_left, top_right, end),
+        _along(bottom_left, bottom_right, end),
+        _along(bottom_left, bottom_right, start),
+    )
+
+
+def _along(here: Point, there: Point, share: float) -> Point:
+    return here[0] + share * (there[0] - here[0]), here[1] + share * (there[1] - here[1])
 
 
 # -- lines on a straight page --------------------------------------------------------------------
@@ -150,18 +187,23 @@ class _Piece:
         return (self.top + self.bottom) / 2
 
 
-def _blocks(lines: Sequence[Line], *, turned: bool) -> tuple[Block, ...]:
-    if not lines:
-        return ()
-    pieces = sorted(_straightened(lines, turned=turned), key=lambda piece: (piece.middle, piece.left))
+def _blocks(lines: Sequence[Line], way: Direction) -> tuple[Block, ...]:
+    pieces = sorted(_straightened(lines, way), key=lambda piece: (piece.middle, piece.left))
     return tuple(tuple(tuple(piece.line for piece in row) for row in _rows(block)) for block in _cut(pieces))
 
 
-def _straightened(lines: Sequence[Line], *, turned: bool) -> list[_Piece]:
-    """Lines with the page's slope taken out; where `turned`, with text that runs down turned to the right."""
-    polygons = [line.polygon for line in lines]
-    if turned:
-        polygons = [tuple((y, -x) for x, y in polygon[1:] + polygon[:1]) for polygon in polygons]
+_TURNED: Final[Mapping[Direction, Callable[[Point], Point]]] = {
+    Direction.RIGHT: lambda point: point,
+    Direction.DOWN: lambda point: (point[1], -point[0]),
+    Direction.LEFT: lambda point: (-point[0], -point[1]),
+    Direction.UP: lambda point: (-point[1], point[0]),
+}
+
+
+def _straightened(lines: Sequence[Line], way: Direction) -> list[_Piece]:
+    """Lines turned so that `way` is to the right, with the page's slope taken out."""
+    turned = _TURNED[way]
+    polygons = [tuple(map(turned, corners(line.polygon))) for line in lines]
     slope = _slope(polygons)
     return [_piece(line, polygon, slope) for line, polygon in zip(lines, polygons, strict=True)]
 
@@ -179,11 +221,9 @@ def _slope(polygons: Sequence[Polygon]) -> float:
 
     It is the median slope of the lines' upper edges, weighted by their lengths.
     """
-    edges: list[tuple[float, float]] = []
-    for polygon in polygons:
-        (x0, y0), (x1, y1), *rest = polygon
-        if len(rest) == 2 and x1 > x0:  # the points of curved text start anywhere
-            edges.append(((y1 - y0) / (x1 - x0), x1 - x0))
+    edges = [
+        ((y1 - y0) / (x1 - x0), x1 - x0) for (x0, y0), (x1, y1), *_ in polygons if x1 - x0 > abs(y1 - y0)
+    ]
     half = sum(length for _, length in edges) / 2
     for slope, length in sorted(edges):
         half -= length
@@ -192,10 +232,10 @@ def _slope(polygons: Sequence[Polygon]) -> float:
     return 0.0
 
 
-def _length(lines: Iterable[Line]) -> float:
-    """How long lines are together, in pixels."""
-    boxes = [line.box for line in lines]
-    return sum(max(right - left, bottom - top) for left, top, right, bottom in boxes)
+def _length(line: Line) -> float:
+    """How long a line is, in pixels."""
+    left, top, right, bottom = line.box
+    return max(right - left, bottom - top)
 
 
 def _height(polygon: Polygon) -> float:

@@ -10,8 +10,10 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
-from ocr_watcher.document import Line, Polygon
+from ocr_watcher.document import Line, Polygon, Word
 from ocr_watcher.errors import EngineError
+from ocr_watcher.ocr.order import part_of
+from ocr_watcher.ocr.words import Recognised, spans
 
 # PaddleOCR 3.x: one mapping per page, one list per field.
 _FIELDS = ("rec_texts", "rec_scores", "rec_polys", "dt_polys", "rec_boxes")
@@ -28,7 +30,7 @@ _MAX_WRAPPERS = 8
 _SCORE_TOLERANCE = 1e-3
 
 
-def normalise(raw: object) -> tuple[Line, ...]:
+def normalise(raw: object, *, words: bool = False) -> tuple[Line, ...]:
     """Bring the result of one page to lines, in its own order; there are none if the page has no text.
 
     Polygons stay in the pixels that `raw` has them in. The following is understood, with lists, tuples or
@@ -46,6 +48,9 @@ def normalise(raw: object) -> tuple[Line, ...]:
     probability is an error and not clamped: NaN means that inference broke, so no text of the page can be
     trusted.
 
+    With `words` every line has its words: from where its characters were seen where the text is a
+    `words.Recognised`, otherwise estimated from the text.
+
     Raises:
         EngineError: `raw` is something else, has lists of different lengths, more than one page, text without
             positions, or positions without text.
@@ -57,7 +62,9 @@ def normalise(raw: object) -> tuple[Line, ...]:
     for raw_text, raw_score, raw_position in cells:
         text = _text(raw_text)
         if text:  # looked at before the score: in early 2.x the score of '' was the mean of nothing, NaN
-            lines.append(Line(text, _score(raw_score), _polygon(raw_position)))
+            score, polygon = _score(raw_score), _polygon(raw_position)
+            seen = raw_text if isinstance(raw_text, Recognised) else text
+            lines.append(Line(text, score, polygon, _words(seen, score, polygon) if words else ()))
     return tuple(lines)
 
 
@@ -205,6 +212,15 @@ def _text(value: object) -> str:
     valid = value.encode("utf-8", "ignore").decode("utf-8")
     # Line breaks become spaces too, so that one line here is one line of the joined text.
     return "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in valid).strip()
+
+
+def _words(text: str, score: float, polygon: Polygon) -> tuple[Word, ...]:
+    """Words of a line, clean as its text is."""
+    return tuple(
+        Word(clean, _score(span.score), part_of(polygon, span.start, span.end))
+        for span in spans(text, score)
+        if (clean := _text(span.text))
+    )
 
 
 def _score(value: object) -> float:
