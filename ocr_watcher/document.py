@@ -27,11 +27,16 @@ def box_around(polygon: Polygon) -> Box:
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a line; fields as in `Line`."""
+    """One word of a line; fields as in `Line`. Its polygon begins at the top left of the text itself."""
 
     text: str
     score: float
     polygon: Polygon
+
+    @property
+    def box(self) -> Box:
+        """Upright rectangle around the polygon."""
+        return box_around(self.polygon)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,16 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A further output of a document: its format, its file name, and what its bytes are."""
+
+    format: str
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """What read a document: names and versions."""
 
@@ -133,3 +148,4 @@ class Document:
     timing: Timing
     memory: MemoryUse
     warnings: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()

@@ -9,7 +9,11 @@ import hashlib
 import os
 import re
 import secrets
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def printable(name: str) -> str:
@@ -40,13 +44,43 @@ class RecordNames(NamedTuple):
 
 def records_of(document: str) -> RecordNames:
     """The names of the two records of `document` (a file name, no path)."""
-    longest = _NAME_MAX - len(ERROR_SUFFIX)
+    stem = _shortened(document, _NAME_MAX - len(ERROR_SUFFIX))
+    return RecordNames(stem + SIDECAR_SUFFIX, stem + ERROR_SUFFIX)
+
+
+def _shortened(name: str, longest: int) -> str:
+    """A name of at most `longest` bytes; a longer one ends in a digest of the whole."""
     # A character takes four bytes at most: nearly every name is told by its length.
-    if len(document) > longest // 4 and len(raw := os.fsencode(document)) > longest:
+    if len(name) > longest // 4 and len(raw := os.fsencode(name)) > longest:
         digest = hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS]
         # "ignore": the cut may fall into a multi-byte character
-        document = raw[: longest - 1 - _DIGEST_DIGITS].decode("utf-8", "ignore") + "~" + digest
-    return RecordNames(document + SIDECAR_SUFFIX, document + ERROR_SUFFIX)
+        return raw[: longest - 1 - _DIGEST_DIGITS].decode("utf-8", "ignore") + "~" + digest
+    return name
+
+
+OUTPUT_SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "txt": ".txt",
+        "hocr": ".hocr",
+        "alto": ".alto.xml",
+        "tsv": ".tsv",
+        "pdf": ".ocr.pdf",
+        "overlay": ".overlay.jpg",
+    }
+)
+"""What is added to a document's name for each further output, by format."""
+_ANY_OUTPUT: Final = tuple(OUTPUT_SUFFIXES.values())
+_LONGEST_SUFFIX: Final = max(map(len, _ANY_OUTPUT))
+
+
+def output_of(document: str, kind: str) -> str:
+    """The name of an output of `document` (a file name, no path); `kind` is a key of `OUTPUT_SUFFIXES`."""
+    return _shortened(document, _NAME_MAX - _LONGEST_SUFFIX) + OUTPUT_SUFFIXES[kind]
+
+
+def is_output(name: str) -> bool:
+    """Whether a file of this name may be a further output, which is never read as a document."""
+    return name.lower().endswith(_ANY_OUTPUT)
 
 
 def is_record(name: str) -> bool:
@@ -87,6 +121,11 @@ def is_leftover(name: str) -> bool:
         return False
     match = _TEMPORARY.fullmatch(name)
     return match is not None and match[1] != _TOKEN
+
+
+def claim_of(document: str) -> str:
+    """The file that says, while outputs of `document` are put in place, that they are ours."""
+    return f"{_TEMPORARY_PREFIX}{hashlib.sha256(os.fsencode(document)).hexdigest()[:_DIGEST_DIGITS]}.claim"
 
 
 # -- in the state folder -----------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,36 @@ class Picture:
         )
 
 
+@dataclass(frozen=True, repr=False)
+class Encoded:
+    """The picture of a page in the bytes that the file has for it, where other files may hold the same.
+
+    Attributes:
+        kind: `jpeg`: a whole JPEG file. `png`: the zlib stream of a PNG without interlacing and transparency,
+            with its row filters.
+        data: The bytes.
+        width_px: Width as stored, before `orientation`.
+        height_px: Height as stored.
+        components: Values a pixel; 1 grey or an index into `palette`, 3 red, green, blue, 4 CMYK.
+        bits: Bits a value.
+        palette: Three bytes for each colour.
+        inverted: 0 is white, as Adobe stores CMYK.
+        orientation: As in EXIF, 1 to 8.
+        dpi: Pixels an inch, where the file says so.
+    """
+
+    kind: Literal["jpeg", "png"]
+    data: bytes
+    width_px: int
+    height_px: int
+    components: int
+    bits: int = 8
+    palette: bytes | None = None
+    inverted: bool = False
+    orientation: int = 1
+    dpi: float | None = None
+
+
 class OpenDocument(Protocol):
     """A file that was opened and whose structure was checked; nothing of it is decoded yet.
 
@@ -89,6 +119,13 @@ class OpenDocument(Protocol):
             ShortOfMemoryError: By its header it takes more than `max_decode_mb`, which will pass.
             OutOfMemoryError: Memory ran out while decoding.
             FileError: Whatever else is wrong with the page.
+        """
+
+    def encoded(self, index: int) -> Encoded | None:
+        """Give the picture of page `index` as the file has it; None where it has none that others may hold.
+
+        Raises:
+            FileError: As `picture`.
         """
 
     def close(self) -> None:

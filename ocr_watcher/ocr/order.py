@@ -114,6 +114,11 @@ class Direction(Enum):
     LEFT = 2
     UP = 3
 
+    @property
+    def counterclockwise_deg(self) -> int:
+        """By how much text that runs to the right is turned counter-clockwise to run so."""
+        return -90 * self.value % 360
+
 
 def direction(polygon: Polygon) -> Direction:
     """Where the text in a polygon runs. Curved text, which has no four corners, counts as running right."""
