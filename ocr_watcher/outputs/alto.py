@@ -50,11 +50,7 @@ class AltoWriter:
         """The description."""
         source = self._about.source
         software, _, version = self._about.producer.partition(" ")
-        checksum = (
-            f'   <fileChecksum checksumType="SHA-256">{source.sha256}</fileChecksum>\n'
-            if source.sha256
-            else ""
-        )
+        identity = f"   <fileIdentifier>sha256:{source.sha256}</fileIdentifier>\n" if source.sha256 else ""
         yield _HEAD.format(
             name=xml.text(printable(source.name)),
             identity=identity,

@@ -1,4 +1,4 @@
-"""The table of formats beside the JSON: a new one is a file with a writer, a row here, and a suffix in `names`."""
+"""The table of formats beside the JSON: a new one is a writer's file, a row here, and a suffix in `names`."""
 
 from __future__ import annotations
 

@@ -80,8 +80,9 @@ def _block(number: str, lines: tuple[Line, ...], page: Page) -> str:
 def _line(number: str, line: Line, box: PixelBox, page: Page) -> str:
     title = _bbox(box) + _baseline(line, box)
     inside = "".join(
-        f'<span class="ocrx_word" id="word_{number}_{word_number}" title="{_bbox(pixel_box(word.box, page))}; '
-        f'x_wconf {round(100 * word.score)}">{xml.text(word.text)}</span>{" " if blank_follows else ""}'
+        f'<span class="ocrx_word" id="word_{number}_{word_number}" '
+        f'title="{_bbox(pixel_box(word.box, page))}; x_wconf {round(100 * word.score)}">'
+        f"{xml.text(word.text)}</span>{' ' if blank_follows else ''}"
         for word_number, (word, blank_follows) in enumerate(with_blanks(line), 1)
     )
     return f'     <span class="ocr_line" id="line_{number}" title="{title}">{inside}</span>\n'

@@ -1,4 +1,4 @@
-"""The first page with the boxes of its lines and the order they are read in, as JPEG: to see what was read."""
+"""The first page with boxes around its lines and the order they are read in: to see what was read."""
 
 from __future__ import annotations
 

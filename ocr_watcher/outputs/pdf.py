@@ -1,7 +1,7 @@
 """A searchable PDF: the picture of each page, and its text invisibly in place.
 
 The picture's own bytes are taken over where a PDF may hold them (JPEG, most PNG); others are decoded and
-saved as JPEG. The text is in a font without glyphs that maps every code to itself, so any script can be
+saved as JPEG. The text is in a font that is never shown and whose codes are code points, so any script can be
 searched, selected and copied. Objects are written as the pages come; nothing is kept but their offsets.
 """
 
@@ -13,6 +13,7 @@ import math
 import unicodedata
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -37,18 +38,32 @@ _QUALITY: Final = 85
 _A4_PT: Final = 842.0
 _MAX_PT: Final = 14_400.0
 
-# A TrueType font of one empty glyph (.notdef, 500 units wide, 1000 an em), made by fontTools' FontBuilder.
+# A TrueType font whose second glyph is a box 500 units wide, from -200 to 800 of 1000 an em; made by
+# fontTools' FontBuilder. Nothing of it is shown, but PDFium finds no text whose glyphs have no height.
 _FONT: Final = zlib.decompress(
     base64.b85decode(
-        "c-muNWME)mV{l+#Vo*rWsZ3*lfDb^-n30;85-;ZP0Lab(VzUgO0J9RK9+15Rh*dIjODY(@fYrYMVwRlz<V2|cHz0m)VnqSaTqYp"
-        "<1Q07Qfb0U|yh~G;$Mf5KWngB0!GIeugLN`M^e`*@w*WG}AVg3ABg||lU_v(xt`i6Vw9p#1"
+        "c-muNWME)mV{l+#Vo*rWsZ3+eWBdUW0b!|()WnoTZf6T1I|qo(GJpcCVvKq~_7Wgg$;d6KVEn=W0xv+O<m4wOGVp@="
+        "A3*%v#EJq27NF@23@3nCfdOO}5GSzpT#M(o`O3h|{DJ`k{I_8I!mI#fFazBL0YE*>3jcxbfY=5k8PPN`f<>5swn1c="
+        "&`pK969RZ4W<qUZW?&E%R1{?Va)SBA9|@oo0B8Ipt^"
     )
 )
+_ALL_ARE_BOXES: Final = zlib.compress(b"\0\1" * 65536)  # CID -> glyph
 _WIDTH: Final = 0.5  # of every glyph, in ems
-# The middle of text stands this far above the lower edge of its line's box, and its baseline this far.
+# The baseline stands this far above the lower edge of a line's box; so the glyphs fill the box.
 _DESCENT: Final = 0.2
 
-_CATALOG, _PAGES, _INFO, _TYPE0, _CID_FONT, _DESCRIPTOR, _FONT_FILE, _TO_UNICODE, _FIRST_FREE = range(1, 10)
+(
+    _CATALOG,
+    _PAGES,
+    _INFO,
+    _TYPE0,
+    _CID_FONT,
+    _DESCRIPTOR,
+    _FONT_FILE,
+    _GLYPHS,
+    _TO_UNICODE,
+    _FIRST_FREE,
+) = range(1, 11)
 
 
 class PdfWriter:
@@ -70,18 +85,19 @@ class PdfWriter:
         yield self._object(_INFO, f"<</Producer {_text_string(self._about.producer)}>>")
         yield self._object(
             _TYPE0,
-            f"<</Type/Font/Subtype/Type0/BaseFont/GlyphLess/Encoding/Identity-H"
+            f"<</Type/Font/Subtype/Type0/BaseFont/Invisible/Encoding/Identity-H"
             f"/DescendantFonts[{_CID_FONT} 0 R]/ToUnicode {_TO_UNICODE} 0 R>>",
         )
         yield self._object(
             _CID_FONT,
-            "<</Type/Font/Subtype/CIDFontType2/BaseFont/GlyphLess/CIDToGIDMap/Identity"
+            "<</Type/Font/Subtype/CIDFontType2/BaseFont/Invisible"
             "/CIDSystemInfo<</Registry(Adobe)/Ordering(Identity)/Supplement 0>>"
-            f"/FontDescriptor {_DESCRIPTOR} 0 R/DW {round(1000 * _WIDTH)}>>",
+            f"/FontDescriptor {_DESCRIPTOR} 0 R/DW {round(1000 * _WIDTH)}/CIDToGIDMap {_GLYPHS} 0 R>>",
         )
+        yield self._stream(_GLYPHS, "/Filter/FlateDecode", _ALL_ARE_BOXES)
         yield self._object(
             _DESCRIPTOR,
-            "<</Type/FontDescriptor/FontName/GlyphLess/Flags 5/FontBBox[0 -200 500 800]/ItalicAngle 0"
+            "<</Type/FontDescriptor/FontName/Invisible/Flags 5/FontBBox[0 -200 500 800]/ItalicAngle 0"
             f"/Ascent 800/Descent -200/CapHeight 800/StemV 80/FontFile2 {_FONT_FILE} 0 R>>",
         )
         yield self._stream(_FONT_FILE, f"/Length1 {len(_FONT)}", _FONT)
@@ -164,20 +180,19 @@ class PdfWriter:
     # -- text ----------------------------------------------------------------------------------
 
     def _line(self, line: Line, size: _Size) -> str:
-        """Show the words of a line, each stretched to where the next begins."""
-        corners = order.corners(line.polygon)
-        frame = _Frame.of([size.point(corner) for corner in corners])
+        """Show the words of a line, each stretched with the blank behind it to where the next begins.
+
+        So readers do not join what is apart, and a selection has no holes.
+        """
+        frame = _Frame.of([size.point(corner) for corner in order.corners(line.polygon)])
         parts = [f"/F {frame.height:.2f} Tf"]
         words = _placed_words(line, frame, size)
-        for number, placed in enumerate(words):
-            end = placed.end
-            text = placed.text
-            if number + 1 < len(words):
-                end = max(end, words[number + 1].start)
-                text += " " if placed.blank_follows else ""
-            codes = self._codes.of(text)
-            stretch = 100 * max(end - placed.start, 0.01) / (len(codes) // 4 * _WIDTH * frame.height)
-            parts.append(f"{frame.matrix(placed.start)} Tm {stretch:.2f} Tz <{codes}> Tj")
+        ends = [max(after.start, word.start + 0.01) for word, after in pairwise(words)]
+        for word, end in zip_longest(words, ends):
+            text = word.text if end is None else f"{word.text} "
+            width = (word.end if end is None else end) - word.start
+            stretch = 100 * width / (len(text) * _WIDTH * frame.height)
+            parts.append(f"{frame.matrix(word.start)} Tm {stretch:.2f} Tz <{self._codes.of(text)}> Tj")
         return "\n".join(parts)
 
 
@@ -235,22 +250,30 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _PlacedWord:
-    """A word from `start` to `end` along its line (points), as it is shown from left to right."""
+    """What is between blanks, from `start` to `end` along its line (points); characters as they are shown."""
 
     text: str
     start: float
     end: float
-    blank_follows: bool
 
 
 def _placed_words(line: Line, frame: _Frame, size: _Size) -> list[_PlacedWord]:
-    """The words of a line from left to right."""
-    runs_left = any(map(_is_to_the_left, line.text))
+    """What is between the blanks of a line, from left to right."""
     placed = []
+    text, extents = "", []
     for word, blank_follows in with_blanks(line):
-        start, end = _extent(word, frame, size)
-        placed.append(_PlacedWord(_shown(word.text), start, end, blank_follows or runs_left))
+        text += word.text
+        extents.append(_extent(word, frame, size))
+        if blank_follows:
+            placed.append(_placed_word(text, extents))
+            text, extents = "", []
+    placed.append(_placed_word(text, extents))
     return sorted(placed, key=lambda word: word.start)
+
+
+def _placed_word(text: str, extents: list[tuple[float, float]]) -> _PlacedWord:
+    start, end = min(start for start, _ in extents), max(end for _, end in extents)
+    return _PlacedWord(_shown(text), start, end)
 
 
 def _extent(word: Word, frame: _Frame, size: _Size) -> tuple[float, float]:
