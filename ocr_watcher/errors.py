@@ -172,11 +172,11 @@ class StateError(OutputError):
 
 
 class OutputExistsError(FileError):
-    """A JSON file of somebody else has the sidecar's name."""
+    """A file of somebody else has the name of the sidecar or of another output."""
 
     code = "output_exists"
     transient = True
-    hint = "Move that JSON file away or rename the image; ocr-watcher replaces only files it wrote itself."
+    hint = "Move that file away or rename the document; ocr-watcher replaces only files it wrote itself."
 
 
 # -- the whole program -------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Final
 
 from ocr_watcher import names
+from ocr_watcher.document import Output
 from ocr_watcher.inbox.files import stat_file
 from ocr_watcher.job import Stamp
 
@@ -27,6 +28,9 @@ _HEAD = re.compile(
     rb'"source": \{"name": ("(?:[^"\\]|\\.)*"), "size_bytes": (\d+), "mtime_ns": (-?\d+)'
 )
 _OURS = b'{"schema": "ocr-watcher/'
+# The outputs follow the source. Seven names and their hashes take 12 KiB at most.
+_MANIFEST_BYTES = 1 << 15
+_SOURCE, _OUTPUTS = '"source": ', ', "outputs": '
 
 # What opening or reading says of nothing, a link, a socket or a pipe, a folder.
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
@@ -63,6 +67,28 @@ def lookup(document: str, stamp: Stamp, *, folder: int | None = None) -> RecordS
     except (ValueError, AttributeError):
         return RecordState.OPEN
     return RecordState.RETRY if error.get("will_retry") else RecordState.FAILED
+
+
+def manifest(folder: int, sidecar: str) -> tuple[Output, ...]:
+    """The outputs that a sidecar in the open folder names; none where it is no sidecar of ours.
+
+    Raises OSError where the operating system refuses.
+    """
+    head = (_read(folder, sidecar, _MANIFEST_BYTES) or b"").decode("utf-8", "replace")
+    if not head.startswith(_OURS.decode()):
+        return ()
+    decoder = json.JSONDecoder()
+    try:
+        _, end = decoder.raw_decode(head, head.index(_SOURCE) + len(_SOURCE))
+        if not head.startswith(_OUTPUTS, end):
+            return ()
+        found, _ = decoder.raw_decode(head, end + len(_OUTPUTS))
+        return tuple(
+            Output(str(one["format"]), str(one["name"]), int(one["size_bytes"]), str(one["sha256"]))
+            for one in found
+        )
+    except (ValueError, KeyError, TypeError):
+        return ()
 
 
 def is_foreign(folder: int, name: str) -> bool:

@@ -55,12 +55,14 @@ def walk(
     recursive: bool,
     trouble: Callable[[str, OSError], None],
     is_current: Callable[[str, os.stat_result], bool] = lambda _path, _status: False,
+    has_record: Callable[[str], bool] | None = None,
 ) -> Iterator[Found | Leftover | None]:
     """Walk `folder` lazily and yield what may be work; None now and then, so that the caller can pause.
 
     An image that has a record and of which `is_current` says that this version is done is left out. Links are
     never followed, also where one takes a folder's place while the scan is under way. A folder that
-    cannot be listed is told to `trouble` and left out.
+    cannot be listed is told to `trouble` and left out. `has_record` tells whether there is a record of the
+    image of this path; without it, records are looked for beside the image.
     """
     stack: list[tuple[str, ...]] = [()]
     while stack:
@@ -89,10 +91,13 @@ def walk(
                 except OSError:
                     continue  # gone meanwhile
                 path = prefix + name
-                # The usual name first: of 100,000 finished images, all but a few have it.
-                records = f"{name}{names.SIDECAR_SUFFIX}" in recorded or not recorded.isdisjoint(
-                    names.records_of(name)
-                )
+                if has_record is not None:
+                    records = has_record(path)
+                else:
+                    # The usual name first: of 100,000 finished images, all but a few have it.
+                    records = f"{name}{names.SIDECAR_SUFFIX}" in recorded or not recorded.isdisjoint(
+                        names.records_of(name)
+                    )
                 if not (records and is_current(path, status)):
                     yield Found(path, status, records)
         finally:
@@ -154,6 +159,7 @@ class Scan:
         recursive: bool,
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
+        has_record: Callable[[str], bool] | None = None,
     ) -> None:
         self._inboxes = inboxes
         self._rules = rules
@@ -161,6 +167,7 @@ class Scan:
         self._recursive = recursive
         self._log = log
         self._clock = clock
+        self._has_record = has_record
         self._steps = self._walk()
         self._troubled = False
         self._started = clock()
@@ -177,6 +184,7 @@ class Scan:
                 self._rules,
                 recursive=self._recursive,
                 is_current=self._is_current,
+                has_record=self._has_record,
                 trouble=self._trouble,
             ):
                 if isinstance(item, Found):

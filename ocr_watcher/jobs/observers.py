@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class JobEnded:
     """How an attempt ended.
 
-    `document`, `pages` and `lines` where it was read; `error` where it was not; `record` is the name of the
-    record that was written, if any.
+    `document`, `pages` and `lines` where it was read; `error` where it was not, or could not be archived
+    afterwards; `record` is the name of the error record that was written, if any.
     """
 
     job: Job
@@ -68,6 +68,9 @@ class Observer:
 
     def trouble(self, job: Job, error: BaseException) -> None:
         """Not even the error could be dealt with; the file is tried again."""
+
+    def archived(self, job: Job) -> None:
+        """A finished document was moved into the archive."""
 
     def job_ended(self, ended: JobEnded) -> None:
         """An attempt ended, well or not."""
@@ -110,6 +113,9 @@ class Observers(Observer):
 
     def trouble(self, job: Job, error: BaseException) -> None:
         self._tell("trouble", job, error)
+
+    def archived(self, job: Job) -> None:
+        self._tell("archived", job)
 
     def job_ended(self, ended: JobEnded) -> None:
         self._tell("job_ended", ended)
@@ -159,10 +165,13 @@ class LogObserver(Observer):
     def trouble(self, job: Job, error: BaseException) -> None:
         self._log.warning("worker.trouble", path=job.path, message=f"{type(error).__name__}: {error}")
 
+    def archived(self, job: Job) -> None:
+        self._log.info("file.archived", path=job.path)
+
     def job_ended(self, ended: JobEnded) -> None:
         if ended.document is not None:
             self._done(ended, ended.document)
-        elif ended.outcome is Outcome.PAUSED:
+        if ended.outcome is Outcome.PAUSED:
             self._log.info(
                 "file.paused",
                 path=ended.job.path,

@@ -16,9 +16,9 @@ from ocr_watcher.inbox.records import SCHEMA
 from ocr_watcher.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from ocr_watcher.document import Document, Polygon, Source
+    from ocr_watcher.document import Document, Output, Polygon, Source
     from ocr_watcher.errors import FileError
 
 
@@ -46,15 +46,17 @@ def milliseconds(seconds: float) -> int:
 # -- writing -----------------------------------------------------------------------------------
 
 
-def document_json(document: Document) -> Iterator[bytes]:
-    """The sidecar of `document`, in pieces; goes through its pages twice, since `text` comes before them."""
-    head = {"schema": SCHEMA, "status": "ok", "source": _source(document.source)}
-    yield _bytes(head)[:-1] + b', "text": "'
+def document_json(document: Document, *, words: bool = True) -> Iterator[bytes]:
+    """The sidecar of `document`, in pieces; goes through its pages twice, since `text` comes before them.
+
+    Without `words`, lines have none. Outputs come early, since only the beginning is read to know them.
+    """
+    yield _head(_source(document.source), document.outputs)[:-1] + b', "text": "'
     for number, page in enumerate(document.pages):
         yield (b"\\n" if number else b"") + _bytes(page.text)[1:-1]
     yield b'", "pages": ['
     for number, page in enumerate(document.pages):
-        yield (b", " if number else b"") + _bytes(page_dict(page))
+        yield (b", " if number else b"") + _bytes(page_dict(page, words=words))
     tail = {
         "engine": vars(document.engine),
         "timing_ms": {
@@ -87,7 +89,15 @@ def error_json(source: Source, error: FileError, *, attempts: int, will_retry: b
     return _bytes(record) + b"\n"
 
 
-def page_dict(page: Page) -> dict[str, Any]:
+def _head(source: Mapping[str, Any], outputs: Iterable[Output]) -> bytes:
+    """The beginning of a sidecar as an object of its own."""
+    head: dict[str, Any] = {"schema": SCHEMA, "status": "ok", "source": source}
+    if listed := [vars(output) for output in outputs]:
+        head["outputs"] = listed
+    return _bytes(head)
+
+
+def page_dict(page: Page, *, words: bool = True) -> dict[str, Any]:
     """One page of a sidecar; coordinates are rounded to a tenth of a pixel."""
     return {
         "index": page.index,
@@ -95,7 +105,7 @@ def page_dict(page: Page) -> dict[str, Any]:
         "height_px": page.height_px,
         "scale": page.scale,
         "text": page.text,
-        "lines": [_line(line) for line in page.lines],
+        "lines": [_line(line, words=words) for line in page.lines],
     }
 
 
@@ -108,14 +118,14 @@ def _source(source: Source) -> dict[str, Any]:
     }
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: Line, *, words: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "text": line.text,
         "score": round(line.score, 4),
         "polygon": _rounded(line.polygon),
         "box": _box(line.polygon),
     }
-    if line.words:
+    if words and line.words:
         fields["words"] = [
             {"text": word.text, "score": round(word.score, 4), "box": _box(word.polygon)}
             for word in line.words

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
-from ocr_watcher.inbox import access, records
+from ocr_watcher.inbox import access
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits
@@ -29,6 +30,7 @@ from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr import models, paddle_ocr, params
+from ocr_watcher.outputs.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +81,12 @@ def build(
     supervision = Supervision()
     journal = _journal(settings)
     tools = Tools(
-        reader=Reader(reader, min_score=settings.ocr.min_score, give_back=probe.give_back),
+        reader=Reader(
+            reader,
+            min_score=settings.ocr.min_score,
+            words=needs_words(settings),
+            give_back=probe.give_back,
+        ),
         limits=decode_limits(settings),
         page_mb=reader.page_mb,
         engine=EngineFacts(reader.name, reader.provider, reader.model, reader.version, __version__),
@@ -92,6 +99,9 @@ def build(
         # Supervision first: whoever is told of an end may look at it.
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
+        places=Places.of(settings),
+        formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
+        words=settings.output.words,
     )
     return Assembly(reader, journal, probe, supervision, Worker(tools))
 
@@ -115,6 +125,12 @@ def rules(settings: Settings) -> Rules:
     return Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
 
 
+def needs_words(settings: Settings) -> bool:
+    """Whether lines must have words: for the sidecar, or for a further format."""
+    formats = settings.output.formats
+    return settings.output.words or any(FORMATS[kind].words for kind in formats if kind in FORMATS)
+
+
 def decode_limits(settings: Settings) -> DecodeLimits:
     """What a file may cost, by the settings alone."""
     return DecodeLimits(
@@ -128,13 +144,19 @@ def settings_key(settings: Settings, reader: Engine) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
     facts = [ocr, settings.image.max_side_px, reader.name, reader.provider, reader.version, __version__]
+    facts.append(needs_words(settings))
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_inboxes(settings: Settings) -> None:
-    """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
+    """Every folder that documents come from and go to is there and may be used. Raises `UnavailableError`."""
+    needed = Places.of(settings)
     for inbox in settings.watch.inbox:
-        access.check_inbox(inbox)
+        access.check_inbox(inbox, writes=needed.folder is None or needed.archive is not None)
+    if needed.folder is not None:
+        access.check_tree(needed.folder, "output.folder")
+    if needed.archive is not None:
+        access.check_tree(needed.archive, "output.archive")
 
 
 def unreadable_hint(error: FileError) -> str:
@@ -168,11 +190,12 @@ def _journal(settings: Settings) -> Journal:
     with suppress(OSError):  # the journal says so itself where it cannot be written
         settings.state_dir.mkdir(parents=True, exist_ok=True)
     journal = Journal(settings.state_dir / names.JOURNAL, log.get())
-    journal.sweep(_is_over)
+    lookup = Places.of(settings).lookup
+    journal.sweep(lambda path: _is_over(path, lookup))
     return journal
 
 
-def _is_over(path: str) -> bool:
+def _is_over(path: str, lookup: Callable[[str, Stamp], RecordState]) -> bool:
     """Whether nothing is left to do about a file of the journal: it is gone, or has its record."""
     try:
         status = os.lstat(path)
@@ -182,4 +205,4 @@ def _is_over(path: str) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode):
         return True
-    return records.lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)
+    return lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ocr_watcher import __version__, log, names
 from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.watch import Events, Watcher
 from ocr_watcher.service import assembly
@@ -93,6 +94,7 @@ class Daemon:
             offer=self._offer,
             clock=time.monotonic,
             log=self._log,
+            lookup=Places.of(settings).lookup,
         )
         events = Events(self._bell.ring)
         watcher = Watcher(
@@ -238,6 +240,7 @@ class Daemon:
                 parts.intake,
                 recursive=settings.watch.recursive,
                 log=self._log,
+                has_record=Places.of(settings).has_record,
             )
 
     def _look_after(self, parts: _Parts) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ocr_watcher import log
-from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import kind_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
@@ -80,7 +80,8 @@ def do_files(
     """Do the named files wherever they are, whatever their names; folders stand for the images in them."""
     queue: deque[Job] = deque()
     with _Run.of(settings, make_engine, progress, queue) as run:
-        queue.extend(_jobs(assembly.rules(settings).wants, paths, run.summary))
+        lookup = Places.of(settings).lookup
+        queue.extend(_jobs(assembly.rules(settings).wants, lookup, paths, run.summary))
         while queue and not run.is_over:
             run.do(queue.popleft())
     return run.summary
@@ -177,6 +178,7 @@ class _Drain:
             offer=self._offer,
             clock=time.monotonic,
             log=log.get(),
+            lookup=Places.of(settings).lookup,
         )
 
     def drain(self) -> None:
@@ -203,6 +205,7 @@ class _Drain:
             self._intake,
             recursive=watch.recursive,
             log=log.get(),
+            has_record=Places.of(self._settings).has_record,
         )
         while not self._run.is_over and not scan.advance(time.monotonic() + _SLICE_S):
             pass
@@ -232,7 +235,12 @@ class _Drain:
         self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
 
 
-def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
+def _jobs(
+    wants: Callable[[str], bool],
+    lookup: Callable[[str, Stamp], RecordState],
+    paths: Iterable[Path],
+    summary: Summary,
+) -> Iterable[Job]:
     for path in paths:
         members = [path]
         if path.is_dir():
@@ -252,7 +260,7 @@ def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary)
                 summary.failed[str(member)] = reason
                 continue
             stamp = Stamp.of(status)
-            match records.lookup(str(root / member.name), stamp):
+            match lookup(str(root / member.name), stamp):
                 case RecordState.DONE:
                     summary.current += 1
                 case RecordState.FAILED:

@@ -17,6 +17,7 @@ import psutil
 
 from ocr_watcher import names
 from ocr_watcher.inbox import records, scan
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Stamp
@@ -43,6 +44,7 @@ class Files:
 def count(settings: Settings) -> tuple[Files, list[str]]:
     """Count the images in every inbox; also what could not be listed, in words."""
     rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+    places = Places.of(settings)
     files = Files()
     troubles: list[str] = []
     for inbox in settings.watch.inbox:
@@ -50,12 +52,13 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
             str(inbox),
             rules,
             recursive=settings.watch.recursive,
+            has_record=places.has_record,
             trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
         ):
             if isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
                 state = RecordState.OPEN
                 if item.records:
-                    state = records.lookup(item.path, Stamp.of(item.status))
+                    state = records.lookup(places.with_records(item.path), Stamp.of(item.status))
                 files.found += 1
                 files.done += state is RecordState.DONE
                 files.failed += state is RecordState.FAILED
