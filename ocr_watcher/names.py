@@ -107,6 +107,7 @@ def is_shortened(document: str) -> bool:
 # killed one from files in the making. (A process id would not do: in a container it is always 1.)
 _TOKEN = secrets.token_hex(4)
 _TEMPORARY_PREFIX: Final = ".ocr-watcher-"
+_CLAIM_SUFFIX: Final = ".claim"
 _TEMPORARY = re.compile(r"\.ocr-watcher-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
 
 
@@ -116,16 +117,22 @@ def temporary() -> str:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether `name` is a temporary file of another process, which may have been killed."""
+    """Whether `name` is a temporary file of another process, which may have been killed, or any claim."""
     if not name.startswith(_TEMPORARY_PREFIX):  # quick, and asked of every name
         return False
     match = _TEMPORARY.fullmatch(name)
-    return match is not None and match[1] != _TOKEN
+    return match[1] != _TOKEN if match is not None else is_claim(name)
 
 
 def claim_of(document: str) -> str:
     """The file that says, while outputs of `document` are put in place, that they are ours."""
-    return f"{_TEMPORARY_PREFIX}{hashlib.sha256(os.fsencode(document)).hexdigest()[:_DIGEST_DIGITS]}.claim"
+    digest = hashlib.sha256(os.fsencode(document)).hexdigest()[:_DIGEST_DIGITS]
+    return f"{_TEMPORARY_PREFIX}{digest}{_CLAIM_SUFFIX}"
+
+
+def is_claim(name: str) -> bool:
+    """Whether `name` is that of a claim."""
+    return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_CLAIM_SUFFIX)
 
 
 # -- in the state folder -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
-from ocr_watcher.errors import OutputError
+from ocr_watcher.errors import FileError, OutputError
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import descend, descend_one, remove_leftover
 from ocr_watcher.inbox.records import RecordState
@@ -152,9 +152,9 @@ class Places:
         identity = (status.st_dev, status.st_ino)
         if identity in self._swept:
             return
-        with suppress(OSError):
+        with suppress(OSError, FileError):
             for name in os.listdir(folder):
-                if names.is_leftover(name):
+                if names.is_leftover(name) and not records.is_needed(folder, name):
                     remove_leftover(folder, name)
             self._swept.add(identity)
 

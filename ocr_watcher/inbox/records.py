@@ -91,6 +91,38 @@ def manifest(folder: int, sidecar: str) -> tuple[Output, ...]:
         return ()
 
 
+def claimed(folder: int, claim: str) -> dict[str, list[str]]:
+    """What a claim says (`names.claim_of`): the name of a sidecar, and `SIZE:SHA256` of outputs by name.
+
+    The sidecar is under the empty name. Nothing where there is no claim, or a power loss left half of one.
+    Raises OSError where the operating system refuses.
+    """
+    try:
+        found = json.loads(_read(folder, claim, _MANIFEST_BYTES) or b"{}")
+        return {str(name): [str(one) for one in what] for name, what in found.items()}
+    except (ValueError, AttributeError, TypeError):
+        return {}
+
+
+def is_needed(folder: int, leftover: str) -> bool:
+    """Whether a leftover is a claim without which outputs would be taken for somebody else's.
+
+    Raises OSError where the operating system refuses.
+    """
+    if not names.is_claim(leftover):
+        return False
+    outputs = claimed(folder, leftover)
+    named = {
+        (output.name, f"{output.size_bytes}:{output.sha256}")
+        for sidecar in outputs.pop("", [])
+        for output in manifest(folder, sidecar)
+    }
+    return any(
+        stat_file(folder, name) is not None and not any((names.printable(name), one) in named for one in what)
+        for name, what in outputs.items()
+    )
+
+
 def is_foreign(folder: int, name: str) -> bool:
     """Whether `name` is something that this program did not write and must not replace.
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocr_watcher import names
+from ocr_watcher.errors import FileError
+from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import descend, remove_leftover
 
 if TYPE_CHECKING:
@@ -203,7 +205,13 @@ class Scan:
         return True
 
     def _remove(self, leftover: Leftover) -> None:
-        removed = remove_leftover(leftover.folder, os.path.basename(leftover.path))
+        name = os.path.basename(leftover.path)
+        try:
+            if records.is_needed(leftover.folder, name):
+                return
+        except (OSError, FileError):  # the next scan looks again
+            return
+        removed = remove_leftover(leftover.folder, name)
         if removed is not None:
             self._log.info("file.leftover", path=leftover.path, removed=removed)
 

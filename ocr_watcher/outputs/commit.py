@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING, Final
 
 from ocr_watcher import names
 from ocr_watcher.document import Output
-from ocr_watcher.errors import FileError, OutputError, OutputExistsError
+from ocr_watcher.errors import AccessError, OutputError, OutputExistsError, VanishedError
 from ocr_watcher.inbox.files import open_file, stat_file
-from ocr_watcher.inbox.records import is_foreign, manifest
+from ocr_watcher.inbox.records import claimed, is_foreign, manifest
 from ocr_watcher.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from io import BufferedReader
 
 _BLOCK_BYTES: Final = 1 << 16
 _MARK: Final = "user.ocr-watcher.sha256"
-_MAX_CLAIM_BYTES: Final = 1 << 16
 
 
 class Making:
-    """A file in the making. It is locked until it is in place, so that no process takes it for a leftover."""
+    """A file in the making. It is locked until it is discarded: no process takes it for a leftover."""
 
     def __init__(self, folder: int, name: str, like: os.stat_result) -> None:
         """Begin a file that will be `name` in the open folder, readable by those who may read the document.
@@ -91,14 +91,13 @@ class Making:
         os.fsync(self._fd)
 
     def put(self) -> None:
-        """Give the file its name. Raises OSError."""
+        """Give the file its name; it stays locked until it is discarded. Raises OSError."""
         if self._temporary is not None:
             os.rename(self._temporary, self.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             self._temporary = None
-        self._close()
 
     def discard(self) -> None:
-        """Remove it, unless it is in place."""
+        """Let go of it, and remove it unless it is in place."""
         temporary, self._temporary = self._temporary, None
         try:
             if temporary is not None:
@@ -129,50 +128,64 @@ class Making:
 def check_place(folder: int, document: str, kinds: Iterable[str] = ()) -> None:
     """Raise `OutputExistsError` where somebody else's file has the name of the sidecar or of an output.
 
-    `kinds` are the formats that are to be written, keys of `names.OUTPUT_SUFFIXES`.
+    `kinds` are the formats that are to be written, keys of `names.OUTPUT_SUFFIXES`. What cannot be read for
+    want of permission is somebody else's: ours would be readable. Raises OSError where the operating system
+    refuses otherwise.
     """
     own = names.records_of(document)
     try:
         foreign = is_foreign(folder, own.sidecar)
-    except PermissionError:  # ours would be readable
+    except PermissionError:
         foreign = True
     if foreign:
         raise OutputExistsError(f"{printable(own.sidecar)} exists and is not a sidecar of ocr-watcher")
     there = [name for kind in kinds if stat_file(folder, name := names.output_of(document, kind)) is not None]
     known = _known(folder, document) if there else {}
     for name in there:
-        if not _is_ours(folder, name, known):
+        try:
+            ours = _is_ours(folder, name, known)
+        except PermissionError:
+            ours = False
+        if not ours:
             raise OutputExistsError(f"{printable(name)} exists and was not written by ocr-watcher")
 
 
 def _known(folder: int, document: str) -> dict[str, set[str]]:
-    """What outputs of ours would be, `SIZE:SHA256` by name: as the sidecar and a claim say."""
-    own = names.records_of(document)
+    """What outputs of ours are, `SIZE:SHA256` by name, as the sidecar and a claim say. Raises OSError."""
     known: dict[str, set[str]] = {}
-    with suppress(OSError):
-        for output in manifest(folder, own.sidecar):
-            known.setdefault(output.name, set()).add(f"{output.size_bytes}:{output.sha256}")
-    with suppress(OSError, FileError, ValueError, AttributeError):
-        with open_file(folder, names.claim_of(document)) as file:
-            claim = json.loads(file.read(_MAX_CLAIM_BYTES))
-        for name, what in claim.items():
-            known.setdefault(name, set()).update(map(str, what))
+    for output in manifest(folder, names.records_of(document).sidecar):
+        known.setdefault(output.name, set()).add(f"{output.size_bytes}:{output.sha256}")
+    for name, what in claimed(folder, names.claim_of(document)).items():
+        known.setdefault(printable(name), set()).update(what)
     return known
 
 
 def _is_ours(folder: int, name: str, known: Mapping[str, set[str]]) -> bool:
-    """Whether a file is as we left it. A file that somebody changed is theirs."""
+    """Whether a file is as we left it. A file that somebody changed is theirs. Raises OSError."""
+    with _opened(folder, name) as file:
+        if file is None:  # a link, a folder
+            return False
+        expected = set(known.get(printable(name), ()))
+        with suppress(OSError):  # no such attribute, or no attributes at all
+            expected.add(os.getxattr(file.fileno(), _MARK).decode("ascii", "replace"))
+        size_bytes = os.fstat(file.fileno()).st_size
+        if not any(what.startswith(f"{size_bytes}:") for what in expected):
+            return False
+        return f"{size_bytes}:{hashlib.file_digest(file, 'sha256').hexdigest()}" in expected
+
+
+@contextmanager
+def _opened(folder: int, name: str) -> Iterator[BufferedReader | None]:
+    """Open a regular file; None where there is none of the name. Raises OSError."""
     try:
-        with open_file(folder, name) as file:
-            expected = set(known.get(printable(name), ()))
-            with suppress(OSError):
-                expected.add(os.getxattr(file.fileno(), _MARK).decode("ascii", "replace"))
-            size_bytes = os.fstat(file.fileno()).st_size
-            if not any(what.startswith(f"{size_bytes}:") for what in expected):
-                return False
-            return f"{size_bytes}:{hashlib.file_digest(file, 'sha256').hexdigest()}" in expected
-    except (OSError, FileError):
-        return False
+        file = open_file(folder, name)
+    except VanishedError:
+        yield None
+        return
+    except AccessError as error:
+        raise (error.__cause__ or error) from None
+    with file:
+        yield file
 
 
 def outputs_of(folder: int, document: str) -> list[tuple[str, str]]:
@@ -227,20 +240,15 @@ def commit(
     outputs = outputs or {}
     check_place(folder, document, outputs)
     own = names.records_of(document)
-    with _as_output_error(own.sidecar):
-        claimed = _claim(folder, document, like, list(outputs.values()))
+    with _as_output_error(own.sidecar), _claim(folder, document, like, list(outputs.values())):
         stale = outputs_of(folder, document)
         for making in outputs.values():
             with _as_output_error(making.name):
                 making.put()
-        _remove_outputs(
-            folder, [name for kind, name in stale if kind not in outputs], _known(folder, document)
-        )
+        known = _known(folder, document)
+        _remove_outputs(folder, [name for kind, name in stale if kind not in outputs], known)
         _remove(folder, own.error)
         _write(folder, own.sidecar, pieces, like)
-    if claimed:
-        with suppress(OSError):  # what it claims is true
-            os.unlink(names.claim_of(document), dir_fd=folder)
 
 
 def commit_error(folder: int, document: str, like: os.stat_result, record: bytes) -> None:
@@ -288,16 +296,34 @@ def _write(folder: int, name: str, pieces: Iterable[bytes], like: os.stat_result
         os.fsync(folder)
 
 
-def _claim(folder: int, document: str, like: os.stat_result, outputs: Sequence[Making]) -> bool:
-    """Say of outputs without a mark that they are ours, before they are in place; whether that was needed."""
+@contextmanager
+def _claim(folder: int, document: str, like: os.stat_result, outputs: Sequence[Making]) -> Iterator[None]:
+    """Say of outputs without a mark that they are ours, until they are in place and the sidecar names them.
+
+    What is left of it after a crash, or because it cannot be removed, goes at a scan, once it is not needed any
+    more.
+    """
+    name = names.claim_of(document)
     if all(making.is_marked for making in outputs):
-        return False
+        yield
+        with suppress(OSError):  # an earlier one: they had no marks then
+            if stat_file(folder, name) is not None:
+                os.unlink(name, dir_fd=folder)
+        return
     known = _known(folder, document)
     for making in outputs:
-        known.setdefault(printable(making.name), set()).add(f"{making.size_bytes}:{making.sha256}")
-    claim = json.dumps({name: sorted(what) for name, what in known.items()})
-    _write(folder, names.claim_of(document), (claim.encode(),), like)
-    return True
+        known.setdefault(making.name, set()).add(f"{making.size_bytes}:{making.sha256}")
+    claim = {"": [names.records_of(document).sidecar]} | {key: sorted(what) for key, what in known.items()}
+    making = Making(folder, name, like)
+    try:
+        making.write((json.dumps(claim).encode(),))
+        making.finish()
+        making.put()
+        yield
+        with suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        making.discard()
 
 
 def _remove_outputs(folder: int, stale: Iterable[str], known: Mapping[str, set[str]]) -> None:
