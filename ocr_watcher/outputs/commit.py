@@ -300,8 +300,7 @@ def _write(folder: int, name: str, pieces: Iterable[bytes], like: os.stat_result
 def _claim(folder: int, document: str, like: os.stat_result, outputs: Sequence[Making]) -> Iterator[None]:
     """Say of outputs without a mark that they are ours, until they are in place and the sidecar names them.
 
-    What is left of it after a crash, or because it cannot be removed, goes at a scan, once it is not needed any
-    more.
+    What is left of it after a crash, or because it cannot be removed, goes at a scan once it is not needed.
     """
     name = names.claim_of(document)
     if all(making.is_marked for making in outputs):
