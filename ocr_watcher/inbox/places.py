@@ -52,6 +52,23 @@ class Places:
         parts = self._below_an_inbox(document)
         return document if parts is None else os.path.join(self.folder, *parts)
 
+    def documents_of(self, folder: str) -> list[str]:
+        """Folders that documents with records in `folder` (a real path) may be in; that itself first."""
+        found = [folder]
+        if self.folder is None:
+            return found
+        tree = os.path.join(os.path.realpath(self.folder), "")
+        if not os.path.join(folder, "").startswith(tree):
+            return found
+        below = os.path.join(folder, "")[len(tree) :]
+        for inbox in self._prefixes:
+            own = "".join(part + os.sep for part in self._own(inbox))
+            if below.startswith(own):
+                found.append(os.path.join(inbox, below[len(own) :]).rstrip(os.sep))
+        if self.archive is not None:
+            found.append(os.path.join(self.archive, below).rstrip(os.sep))
+        return found
+
     @property
     def has_record(self) -> Callable[[str], bool] | None:
         """For `scan.walk`: whether there is a record of a document (a path) in the tree of records.

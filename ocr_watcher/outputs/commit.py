@@ -221,6 +221,8 @@ def commit(
     like: os.stat_result,
     pieces: Iterable[bytes],
     outputs: Mapping[str, Making] | None = None,
+    *,
+    keep_others: bool = False,
 ) -> None:
     """Put outputs in place, then write the sidecar of `document` (a file name): the commit point.
 
@@ -233,6 +235,7 @@ def commit(
         like: its status; the record gets its mode, and its owner where this process may give files away.
         pieces: the record's bytes, in order.
         outputs: finished files by format.
+        keep_others: outputs of other formats are of the same version, and stay.
 
     Raises `OutputError` where the folder cannot be written, `OutputExistsError` where somebody else's file is
     in the way, and what going through `pieces` raises.
@@ -241,7 +244,7 @@ def commit(
     check_place(folder, document, outputs)
     own = names.records_of(document)
     with _as_output_error(own.sidecar), _claim(folder, document, like, list(outputs.values())):
-        stale = outputs_of(folder, document)
+        stale = [] if keep_others else outputs_of(folder, document)
         for making in outputs.values():
             with _as_output_error(making.name):
                 making.put()

@@ -7,18 +7,20 @@ of thousands of pages takes no more memory than one of one.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ocr_watcher.document import Line, Page, Word
+from ocr_watcher.document import Line, Page, Source, Word
 from ocr_watcher.inbox.records import SCHEMA
+from ocr_watcher.job import Stamp
 from ocr_watcher.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from ocr_watcher.document import Document, Output, Polygon, Source
+    from ocr_watcher.document import Document, Output, Polygon
     from ocr_watcher.errors import FileError
 
 
@@ -147,7 +149,58 @@ def _bytes(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
+def with_outputs(record: str, outputs: Sequence[Output]) -> Iterator[bytes]:
+    """A sidecar as it was, but naming these outputs. Raises ValueError where it is none of ours."""
+    decoder = json.JSONDecoder()
+    start = record.index(_SOURCE) + len(_SOURCE)
+    _, end = decoder.raw_decode(record, start)
+    rest = end
+    if record.startswith(_OUTPUTS, end):
+        _, rest = decoder.raw_decode(record, end + len(_OUTPUTS))
+    yield record[:end].encode()
+    if outputs:
+        yield _OUTPUTS.encode() + _bytes([vars(output) for output in outputs])
+    yield record[rest:].encode()
+
+
 # -- reading -----------------------------------------------------------------------------------
+
+_SOURCE, _OUTPUTS = '"source": ', ', "outputs": '
+_BETWEEN = re.compile(r"[\s,:]*")
+
+
+def read(record: str) -> tuple[Source, Iterator[Page]]:
+    """What a sidecar is about, and its pages one by one.
+
+    Raises ValueError, KeyError or TypeError where it is no sidecar of ours: now, or on the way through pages.
+    """
+    if not record.startswith('{"schema": "ocr-watcher/'):
+        raise ValueError("it is not a sidecar of ocr-watcher")
+    fields, _ = json.JSONDecoder().raw_decode(record, record.index(_SOURCE) + len(_SOURCE))
+    stamp = Stamp(int(fields["size_bytes"]), int(fields["mtime_ns"]))
+    return Source(str(fields["name"]), stamp, fields["sha256"]), _pages(record)
+
+
+def _pages(record: str) -> Iterator[Page]:
+    decoder = json.JSONDecoder()
+    at = 1
+    while True:
+        key, at = decoder.raw_decode(record, _skip(record, at))
+        at = _skip(record, at)
+        if key == "pages":
+            break
+        _, at = decoder.raw_decode(record, at)
+    at = _skip(record, at + 1)
+    while not record.startswith("]", at):
+        fields, at = decoder.raw_decode(record, at)
+        yield page_of(fields)
+        at = _skip(record, at)
+
+
+def _skip(record: str, at: int) -> int:
+    """Where the next value begins."""
+    match = _BETWEEN.match(record, at)
+    return at if match is None else match.end()
 
 
 def page_of(fields: Mapping[str, Any]) -> Page:
