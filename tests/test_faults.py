@@ -114,6 +114,7 @@ class House:
             recursive=True,
             log=self.log,  # type: ignore[arg-type]
             has_record=self.places.has_record,
+            trees=self.places.trees,
         )
 
     def turn(self) -> None:

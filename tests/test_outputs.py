@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from ocr_watcher import names
+from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.records import RecordState, manifest
+from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.attempt import Attempt
 from ocr_watcher.jobs.journal import Journal
@@ -286,12 +288,36 @@ def test_a_tree_that_is_away_is_waited_for(world: World) -> None:
     assert world.attempt(path) is Outcome.DONE
 
 
-def test_what_a_killed_process_left_in_the_tree_is_removed(world: World) -> None:
-    world.places(folder=True)
-    left = world.home / "text" / ".ocr-watcher-00000000-00000000.tmp"
-    left.touch()
-    world.attempt(dot(world.inbox / "a.png"))
-    assert not left.exists()
+def test_what_a_killed_process_left_in_the_trees_is_removed_by_a_scan(world: World) -> None:
+    world.places(folder=True, archive=world.home / "archive")
+    left = [
+        world.home / tree / ".ocr-watcher-00000000-00000000.tmp"
+        for tree in ("text", "archive", "archive/sub")
+    ]
+    (world.home / "archive" / "sub").mkdir()
+    for path in left:
+        path.touch()
+    theirs = dot(world.home / "text" / "theirs.png")
+    intake = Intake(
+        (world.inbox,),
+        RULES,
+        queue_size=1,
+        offer=lambda _: True,
+        clock=world.clock,
+        log=world.log,  # type: ignore[arg-type] # collects
+    )
+    scan = Scan(
+        (world.inbox,),
+        RULES,
+        intake,
+        recursive=True,
+        log=world.log,  # type: ignore[arg-type]
+        trees=world.tools.places.trees,
+    )
+    assert scan.advance(float("inf"))
+    assert not any(path.exists() for path in left)
+    assert intake.waiting == 0
+    assert theirs.exists()
 
 
 def test_a_link_in_the_tree_is_not_followed(world: World) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
-from ocr_watcher.errors import FileError, OutputError
+from ocr_watcher.errors import OutputError
 from ocr_watcher.inbox import records
-from ocr_watcher.inbox.files import descend, descend_one, remove_leftover
+from ocr_watcher.inbox.files import descend, descend_one
 from ocr_watcher.inbox.records import RecordState
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ class Places:
     inboxes: tuple[Path, ...] = ()
     folder: Path | None = None
     archive: Path | None = None
-    _swept: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
     def of(cls, settings: Settings) -> Places:
@@ -41,6 +40,11 @@ class Places:
         output = settings.output
         archive = output.archive if output.on_success == "archive" else None
         return cls(settings.watch.inbox, output.folder, archive)
+
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        """Those that there are."""
+        return tuple(tree for tree in (self.folder, self.archive) if tree is not None)
 
     def with_records(self, document: str) -> str:
         """The path beside which the records of a document (an absolute path) are; often its own."""
@@ -144,8 +148,9 @@ class Places:
                     return (*self._own(named), *(below.split(os.sep) if below else ()))
         return None
 
+    @staticmethod
     @contextmanager
-    def _open_or_make(self, tree: Path, parts: tuple[str, ...], mode: int) -> Iterator[int]:
+    def _open_or_make(tree: Path, parts: tuple[str, ...], mode: int) -> Iterator[int]:
         """Open a folder below `tree`, which must be there; those on the way are made where there are none."""
         try:
             fd = _descend_and_make(tree, parts, mode & 0o777)
@@ -155,25 +160,9 @@ class Places:
                 hint=f"Check that {tree} is there, that it can be written, and that there is space.",
             ) from error
         try:
-            self._sweep(fd)
             yield fd
         finally:
             os.close(fd)
-
-    def _sweep(self, folder: int) -> None:
-        """Remove what a killed process left in a folder; a scan does it in the inboxes.
-
-        Once a process is enough: the file that the killed one had in hand is done again.
-        """
-        status = os.fstat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._swept:
-            return
-        with suppress(OSError, FileError):
-            for name in os.listdir(folder):
-                if names.is_leftover(name) and not records.is_needed(folder, name):
-                    remove_leftover(folder, name)
-            self._swept.add(identity)
 
 
 def _descend_and_make(tree: Path, parts: tuple[str, ...], mode: int) -> int:

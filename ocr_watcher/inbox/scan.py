@@ -16,18 +16,19 @@ from ocr_watcher import names
 from ocr_watcher.errors import FileError
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import descend, remove_leftover
+from ocr_watcher.inbox.ready import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
     from ocr_watcher.inbox.intake import Intake
-    from ocr_watcher.inbox.ready import Rules
 
 # Entries of one folder between two pauses of a scan: below a millisecond.
 _PAUSE_EVERY = 256
+_NOTHING = Rules.of((), (), 0.0)
 
 
 class Found(NamedTuple):
@@ -162,7 +163,9 @@ class Scan:
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
         has_record: Callable[[str], bool] | None = None,
+        trees: Iterable[Path] = (),
     ) -> None:
+        """`trees` are looked through for what killed processes left; nothing else in them is work."""
         self._inboxes = inboxes
         self._rules = rules
         self._intake = intake
@@ -170,6 +173,7 @@ class Scan:
         self._log = log
         self._clock = clock
         self._has_record = has_record
+        self._trees = tuple(trees)
         self._steps = self._walk()
         self._troubled = False
         self._started = clock()
@@ -193,6 +197,11 @@ class Scan:
                     self._others += 1
                     self._done += self._intake.found(item)
                 elif item is not None:
+                    self._remove(item)
+                yield
+        for tree in self._trees:
+            for item in walk(str(tree), _NOTHING, recursive=True, trouble=self._trouble):
+                if isinstance(item, Leftover):
                     self._remove(item)
                 yield
         if not self._troubled:

@@ -241,6 +241,7 @@ class Daemon:
                 recursive=settings.watch.recursive,
                 log=self._log,
                 has_record=Places.of(settings).has_record,
+                trees=Places.of(settings).trees if parts.timers.first_scan else (),
             )
 
     def _look_after(self, parts: _Parts) -> None:

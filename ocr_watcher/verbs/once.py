@@ -206,6 +206,7 @@ class _Drain:
             recursive=watch.recursive,
             log=log.get(),
             has_record=Places.of(self._settings).has_record,
+            trees=Places.of(self._settings).trees,
         )
         while not self._run.is_over and not scan.advance(time.monotonic() + _SLICE_S):
             pass
