@@ -69,6 +69,11 @@ class Making:
     def write(self, pieces: Iterable[bytes]) -> None:
         """Add to the file. Raises `OutputError`, and what going through `pieces` raises."""
         for piece in pieces:
+            if len(piece) >= _BLOCK_BYTES:  # a picture: without a copy of it
+                with _as_output_error(self.name):
+                    self._flush()
+                    self._add(piece)
+                continue
             self._block += piece
             if len(self._block) >= _BLOCK_BYTES:
                 with _as_output_error(self.name):
@@ -107,11 +112,15 @@ class Making:
             self._close()
 
     def _flush(self) -> None:
-        """Blocks that are worth a call of the operating system."""
-        self._hash.update(self._block)
-        self.size_bytes += len(self._block)
-        view = memoryview(bytes(self._block))
+        """Write what has come together: blocks that are worth a call of the operating system."""
+        block = bytes(self._block)
         self._block.clear()
+        self._add(block)
+
+    def _add(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.size_bytes += len(data)
+        view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
 

@@ -94,13 +94,13 @@ class PdfWriter:
             "/CIDSystemInfo<</Registry(Adobe)/Ordering(Identity)/Supplement 0>>"
             f"/FontDescriptor {_DESCRIPTOR} 0 R/DW {round(1000 * _WIDTH)}/CIDToGIDMap {_GLYPHS} 0 R>>",
         )
-        yield self._stream(_GLYPHS, "/Filter/FlateDecode", _ALL_ARE_BOXES)
+        yield from self._stream(_GLYPHS, "/Filter/FlateDecode", _ALL_ARE_BOXES)
         yield self._object(
             _DESCRIPTOR,
             "<</Type/FontDescriptor/FontName/Invisible/Flags 5/FontBBox[0 -200 500 800]/ItalicAngle 0"
             f"/Ascent 800/Descent -200/CapHeight 800/StemV 80/FontFile2 {_FONT_FILE} 0 R>>",
         )
-        yield self._stream(_FONT_FILE, f"/Length1 {len(_FONT)}", _FONT)
+        yield from self._stream(_FONT_FILE, f"/Length1 {len(_FONT)}", _FONT)
 
     def page(self, page: Page) -> Iterator[bytes]:
         """The picture, the text, the page."""
@@ -114,12 +114,14 @@ class PdfWriter:
         resources = f"/Font<</F {_TYPE0} 0 R>>"
         if encoded is not None:
             image = self._free()
-            yield self._image(image, encoded)
+            yield from self._image(image, encoded)
             resources += f"/XObject<</I {image} 0 R>>"
             content.append(f"q {_placed(encoded.orientation, size)} cm /I Do Q")
         content += ["BT 3 Tr", *(self._line(line, size) for line in page.lines), "ET"]
         stream, number = self._free(), self._free()
-        yield self._stream(stream, "/Filter/FlateDecode", zlib.compress("\n".join(content).encode("ascii")))
+        yield from self._stream(
+            stream, "/Filter/FlateDecode", zlib.compress("\n".join(content).encode("ascii"))
+        )
         yield self._object(
             number,
             f"<</Type/Page/Parent {_PAGES} 0 R/MediaBox[0 0 {size.width_pt:.2f} {size.height_pt:.2f}]"
@@ -131,7 +133,7 @@ class PdfWriter:
         """The list of pages, what codes mean, and where everything is."""
         kids = " ".join(f"{number} 0 R" for number in self._page_objects)
         yield self._object(_PAGES, f"<</Type/Pages/Count {len(self._page_objects)}/Kids[{kids}]>>")
-        yield self._stream(_TO_UNICODE, "/Filter/FlateDecode", zlib.compress(self._codes.to_unicode()))
+        yield from self._stream(_TO_UNICODE, "/Filter/FlateDecode", zlib.compress(self._codes.to_unicode()))
         start = self._at
         rows = "".join(f"{self._offsets[number]:010d} 00000 n \n" for number in range(1, self._next))
         digest = self._about.source.sha256 or "0" * 64
@@ -156,12 +158,13 @@ class PdfWriter:
         self._offsets[number] = self._at
         return self._count(f"{number} 0 obj\n{body}\nendobj\n".encode("ascii"))
 
-    def _stream(self, number: int, about: str, data: bytes) -> bytes:
+    def _stream(self, number: int, about: str, data: bytes) -> Iterator[bytes]:
         self._offsets[number] = self._at
-        head = f"{number} 0 obj\n<</Length {len(data)}{about}>>\nstream\n".encode("ascii")
-        return self._count(head + data + b"\nendstream\nendobj\n")
+        yield self._count(f"{number} 0 obj\n<</Length {len(data)}{about}>>\nstream\n".encode("ascii"))
+        yield self._count(data)
+        yield self._count(b"\nendstream\nendobj\n")
 
-    def _image(self, number: int, encoded: Encoded) -> bytes:
+    def _image(self, number: int, encoded: Encoded) -> Iterator[bytes]:
         about = (
             f"/Type/XObject/Subtype/Image/Width {encoded.width_px}/Height {encoded.height_px}"
             f"/BitsPerComponent {encoded.bits}/ColorSpace{_colours(encoded)}"
