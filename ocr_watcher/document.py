@@ -139,7 +139,7 @@ class Document:
     """Everything that was read from one file, and how.
 
     `pages` can be gone through more than once. Of a long document they come from the state folder one by one,
-    so that memory does not grow with their number. `warnings` are codes: `page_limited`.
+    so that memory does not grow with their number. `warnings` are codes: `page_limited`, `output_skipped`.
     """
 
     source: Source

@@ -179,6 +179,10 @@ class OutputExistsError(FileError):
     hint = "Move that file away or rename the document; ocr-watcher replaces only files it wrote itself."
 
 
+class OutputNotPossibleError(OcrWatcherError):
+    """A format cannot hold this document; its others are written. Only ever logged."""
+
+
 # -- the whole program -------------------------------------------------------------------------
 
 

@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 
 from ocr_watcher import names
+from ocr_watcher.errors import OutputNotPossibleError
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.records import RecordState, manifest
 from ocr_watcher.inbox.scan import Scan
+from ocr_watcher.inputs.raster import RasterDocument
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.attempt import Attempt
 from ocr_watcher.jobs.journal import Journal
@@ -203,6 +205,22 @@ def test_a_stop_while_outputs_are_written_leaves_nothing_and_reads_nothing_again
     assert len(world.engine.shapes) == 5
     assert check(path)["text"] == "1x1\n1x2\n1x3\n1x4\n1x5"
     assert (world.inbox / "a.tif.txt").read_text() == "1x1\n\f1x2\n\f1x3\n\f1x4\n\f1x5\n"
+
+
+def test_a_format_that_cannot_hold_a_document_is_left_out_and_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OutputNotPossibleError("it is not made of pictures")
+
+    path = dot(world.inbox / "a.png")
+    monkeypatch.setattr(RasterDocument, "encoded", refuse)
+    assert world.attempt(path) is Outcome.DONE
+    document = check(path, kinds=tuple(kind for kind in ALL if kind != "pdf"))
+    assert document["warnings"] == ["output_skipped"]
+    (said,) = world.log.named("output.skipped")
+    assert (said["format"], said["message"]) == ("pdf", "it is not made of pictures")
+    assert "a.png.ocr.pdf" not in os.listdir(world.inbox)
 
 
 def test_names_of_outputs() -> None:

@@ -125,6 +125,8 @@ class OpenDocument(Protocol):
         """Give the picture of page `index` as the file has it; None where it has none that others may hold.
 
         Raises:
+            OutputNotPossibleError: The document is not made of pictures: a PDF of its pictures would lose the
+                rest of it.
             FileError: As `picture`.
         """
 

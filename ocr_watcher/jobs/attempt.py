@@ -36,13 +36,13 @@ from ocr_watcher.jobs.pages import Pages
 from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict, judge
 from ocr_watcher.outputs import archive, commit, sidecar
 from ocr_watcher.outputs.base import About
-from ocr_watcher.outputs.formats import FORMATS
+from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
     from io import BufferedReader
 
-    from ocr_watcher.document import EngineFacts, Output
+    from ocr_watcher.document import EngineFacts, Page
     from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.journal import Attempts, Journal
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.reader import Reader
     from ocr_watcher.jobs.supervision import Supervision
     from ocr_watcher.memory import Guard, Memory
-    from ocr_watcher.outputs.commit import Making
 
 # Whatever a file can cause to be raised. A library that calls for an exit ends the file, not the thread. Not
 # KeyboardInterrupt: that is somebody who wants the process to end.
@@ -251,7 +250,7 @@ class Attempt:
     def _read_and_write(self, folders: _Folders) -> None:
         job, tools = self._job, self._tools
         commit.check_place(folders.records, job.name, tools.formats)  # before the work, not after it
-        with ExitStack() as at_end:
+        with ExitStack() as held:
             with open_file(folders.document, job.name) as file:
                 like = os.fstat(file.fileno())
                 if Stamp.of(like) != job.stamp:
@@ -259,18 +258,14 @@ class Attempt:
                 opened = self._open(file)
                 try:
                     pages = self._read(opened)
-                    outputs: dict[str, Making] = {}
-                    for kind in tools.formats:
-                        outputs[kind] = commit.begin(folders.records, job.name, kind, like)
-                        at_end.callback(outputs[kind].discard)
-                    self._write_outputs(outputs, pages, opened)
+                    writing = held.enter_context(Writing(folders.records, job.name, tools.formats, like))
+                    self._write(writing, pages, opened)
                 finally:
                     opened.close()
             self._check_unchanged(folders.document, like)
-            finished = [commit.finish(kind, making) for kind, making in outputs.items()]
-            self._document = self._describe(pages, finished)
+            self._document = self._describe(pages, writing)
             pieces = sidecar.document_json(self._document, words=tools.words)
-            commit.commit(folders.records, job.name, like, pieces, outputs)
+            commit.commit(folders.records, job.name, like, pieces, writing.makings)
         self._is_committed = True
 
     def _check_unchanged(self, folder: int, like: os.stat_result) -> None:
@@ -325,25 +320,22 @@ class Attempt:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def _write_outputs(self, outputs: Mapping[str, Making], pages: Pages, opened: OpenDocument) -> None:
-        """Go through the pages once, for all formats."""
+    def _write(self, writing: Writing, pages: Pages, opened: OpenDocument) -> None:
+        """Write all formats, and say which are not possible."""
         job, tools = self._job, self._tools
-        if not outputs:
-            return
-        about = About(self._source(), f"ocr-watcher {tools.engine.ocr_watcher}", len(pages))
-        pictures = _Pictures(opened, self._decode_limits)
-        writers = [(FORMATS[kind].writer(about, pictures), making) for kind, making in outputs.items()]
-        for writer, making in writers:
-            making.write(writer.begin())
-        for page in pages:
-            # What is read is kept, and a document that gave way here would begin to write anew each time.
+
+        def before_page(page: Page) -> None:
+            # Only for a stop: what is read is kept, but a document that gave way here would be written anew
+            # from its first page each time.
             if tools.supervision.stop_requested:
                 raise Interruption(Outcome.BROKEN_OFF)
             tools.observer.page_started(job, page.index, opened.pages)
-            for writer, making in writers:
-                making.write(writer.page(page))
-        for writer, making in writers:
-            making.write(writer.end())
+
+        about = About(self._source(), f"ocr-watcher {tools.engine.ocr_watcher}", len(pages))
+        pictures = _Pictures(opened, self._decode_limits)
+        writing.write(about, pictures, pages, before_page=before_page)
+        for kind, error in writing.not_possible.items():
+            tools.observer.output_skipped(job, kind, str(error))
 
     def _is_recorded(self, folders: _Folders) -> bool:
         """Whether only the way into the archive is left to do: another attempt ended before it or on it."""
@@ -432,7 +424,8 @@ class Attempt:
     def _source(self) -> Source:
         return Source(self._job.name, self._job.stamp, self._sha256)
 
-    def _describe(self, pages: Pages, outputs: Iterable[Output]) -> Document:
+    def _describe(self, pages: Pages, writing: Writing) -> Document:
+        warnings = {"page_limited": pages.limited, "output_skipped": bool(writing.not_possible)}
         memory = self._tools.memory.figures()
         return Document(
             source=self._source(),
@@ -445,8 +438,8 @@ class Attempt:
                 total_s=self._tools.clock() - self._job.queued_at,
             ),
             memory=MemoryUse(self._rss_before_mb, memory.rss_mb, memory.peak_rss_mb),
-            warnings=("page_limited",) if pages.limited else (),
-            outputs=tuple(outputs),
+            warnings=tuple(code for code, holds in warnings.items() if holds),
+            outputs=writing.finish(),
         )
 
     def _write_error(

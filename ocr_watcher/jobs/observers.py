@@ -60,6 +60,9 @@ class Observer:
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         """Page `index` ran out of memory at this size (longer side); it is read smaller."""
 
+    def output_skipped(self, job: Job, kind: str, why: str) -> None:
+        """There is no output of this format; the document has its other ones."""
+
     def unexpected(self, job: Job, error: BaseException) -> None:
         """Something raised what nobody expected: a bug, told as an `engine_error` of the file."""
 
@@ -104,6 +107,9 @@ class Observers(Observer):
 
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         self._tell("out_of_memory", job, index, side_px, why)
+
+    def output_skipped(self, job: Job, kind: str, why: str) -> None:
+        self._tell("output_skipped", job, kind, why)
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         self._tell("unexpected", job, error)
@@ -155,6 +161,9 @@ class LogObserver(Observer):
         self._log.warning(
             "ocr.out_of_memory", path=job.path, page=index + 1, max_side_px=side_px, message=why
         )
+
+    def output_skipped(self, job: Job, kind: str, why: str) -> None:
+        self._log.warning("output.skipped", path=job.path, format=kind, message=why)
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         self._log.error("worker.unexpected", path=job.path, exc_info=error)

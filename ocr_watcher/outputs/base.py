@@ -22,7 +22,8 @@ class Pictures(Protocol):
     def encoded(self, index: int) -> Encoded | None:
         """The picture of page `index` as the file has it, for a writer that can take it over unchanged.
 
-        None where there is no such picture.
+        None where there is no such picture. Raises `FileError`, or `OutputNotPossibleError` where the
+        document is not made of pictures.
         """
 
     def picture(self, index: int, max_side_px: int) -> Picture:
@@ -45,10 +46,9 @@ class About:
 
 
 class Writer(Protocol):
-    """Makes one output of one document, as bytes in the order of the file.
+    """Generates one output of one document, as bytes in the order of the file.
 
-    The same document gives the same bytes, whenever it is written. `page` may raise what `Pictures.picture`
-    raises.
+    The same document gives the same bytes, whenever it is written. `page` may raise what `Pictures` raise.
     """
 
     def begin(self) -> Iterable[bytes]:

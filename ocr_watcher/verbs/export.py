@@ -22,14 +22,14 @@ from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
 from ocr_watcher.outputs.base import About
 from ocr_watcher.outputs.formats import FORMATS
+from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.document import Page, Source
+    from ocr_watcher.document import Source
     from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
-    from ocr_watcher.outputs.commit import Making
 
 
 @dataclass
@@ -99,30 +99,15 @@ def _export(record: Path, kinds: Sequence[str], places: Places, limits: DecodeLi
             pictures = _Pictures(_candidates(record, document, places), source, limits, at_end)
             if any(FORMATS[kind].pictures for kind in kinds):
                 pictures.open()
-            outputs = {}
-            for kind in kinds:
-                outputs[kind] = commit.begin(folder, document, kind, like)
-                at_end.callback(outputs[kind].discard)
+            writing = at_end.enter_context(Writing(folder, document, kinds, like))
             # In the text of a document the quotes would be escaped.
-            _write(outputs, source, pages, pictures, count=text.count('"index": '))
-            made = [commit.finish(kind, making) for kind, making in outputs.items()]
-            others = [output for output in manifest(folder, record.name) if output.format not in outputs]
-            pieces = sidecar.with_outputs(text, [*others, *made])
-            commit.commit(folder, document, like, pieces, outputs, keep_others=True)
-
-
-def _write(
-    outputs: dict[str, Making], source: Source, pages: Iterable[Page], pictures: _Pictures, *, count: int
-) -> None:
-    about = About(source, f"ocr-watcher {__version__}", count)
-    writers = [(FORMATS[kind].writer(about, pictures), making) for kind, making in outputs.items()]
-    for writer, making in writers:
-        making.write(writer.begin())
-    for page in pages:
-        for writer, making in writers:
-            making.write(writer.page(page))
-    for writer, making in writers:
-        making.write(writer.end())
+            about = About(source, f"ocr-watcher {__version__}", text.count('"index": '))
+            writing.write(about, pictures, pages)
+            for error in writing.not_possible.values():
+                raise OutputError(str(error))
+            others = [output for output in manifest(folder, record.name) if output.format not in kinds]
+            pieces = sidecar.with_outputs(text, [*others, *writing.finish()])
+            commit.commit(folder, document, like, pieces, writing.makings, keep_others=True)
 
 
 def _document_of(record: str, source: Source) -> str:
