@@ -276,6 +276,8 @@ def test_a_recycle_falls_between_two_pages(world: World) -> None:
     with mock.patch.object(Attempt, "_limits", return_value=limits):
         assert world.attempt(path) is Outcome.BROKEN_OFF
     assert "memory.rss_limit_mb" in world.tools.supervision.recycle_reason
+    (said,) = world.log.named("memory.recycled")
+    assert said["reason"] == world.tools.supervision.recycle_reason
     assert len(world.engine.shapes) == 1
     world.again()
     assert world.attempt(path) is Outcome.DONE

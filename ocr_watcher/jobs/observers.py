@@ -159,6 +159,9 @@ class LogObserver(Observer):
     def trouble(self, job: Job, error: BaseException) -> None:
         self._log.warning("worker.trouble", path=job.path, message=f"{type(error).__name__}: {error}")
 
+    def recycled(self, reason: str) -> None:
+        self._log.info("memory.recycled", reason=reason)
+
     def job_ended(self, ended: JobEnded) -> None:
         if ended.document is not None:
             self._done(ended, ended.document)
