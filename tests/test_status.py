@@ -258,9 +258,11 @@ def test_what_cannot_be_retried_is_said(home: Path, said: Said) -> None:
     (home / "away").mkdir()
     (home / "away" / "a.png.error.json").write_text("{}")
     (inbox / "link").symlink_to(home / "away")
+    (inbox / "notes.txt").write_text("never work")
     text = said(
         "retry",
         inbox / "good.png",
+        inbox / "notes.txt",
         inbox / "none.png",
         inbox / "foreign.png",
         home / "x.png",
@@ -268,6 +270,7 @@ def test_what_cannot_be_retried_is_said(home: Path, said: Said) -> None:
         code=3,
     )
     assert f"waits to be read already: {inbox / 'good.png'}" in text
+    assert "notes.txt: it is never read: see watch.extensions" in text
     assert "none.png: there is no such file" in text
     assert "foreign.png: its error record is not a file of ocr-watcher" in text
     assert "x.png: it is in no inbox" in text
