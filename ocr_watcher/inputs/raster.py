@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from PIL.ImageFile import ImageFile
 
+    from ocr_watcher.inputs.base import PageText
+
 # What decoding takes beside the stored pixels: read buffers and bands of about a megapixel.
 _DECODE_SHARE = 1.15
 # Decoders keep a few rows beside the picture, which counts where a row is a hundred million pixels long.
@@ -144,6 +146,10 @@ class RasterFamily:
     cost: Callable[[ImageFile, bytes, tuple[int, int]], Cost] = stored
     decode: Callable[[ImageFile, bytes], Decoded] = load
 
+    def max_file_bytes(self, limits: DecodeLimits) -> int:
+        """See `Family`."""
+        return limits.max_file_bytes
+
     def open(self, file: BinaryIO, limits: DecodeLimits) -> RasterDocument:
         """See `Family`; the file is no longer than `limits.max_file_bytes`."""
         return RasterDocument(self, file, limits)
@@ -172,6 +178,10 @@ class RasterDocument:
     def pages(self) -> int:
         """How many there are."""
         return len(self._frames)
+
+    def page_text(self, _index: int, _limits: DecodeLimits) -> PageText | None:
+        """See `OpenDocument`."""
+        return None
 
     def picture(self, index: int, limits: DecodeLimits) -> Picture:
         """See `OpenDocument`."""

@@ -224,7 +224,8 @@ class Attempt:
     def _read(self, file: BufferedReader) -> Pages:
         """Every page of the open file, beginning with the first that was not read before."""
         job, tools = self._job, self._tools
-        if job.stamp.size_bytes <= tools.limits.max_file_bytes:
+        if job.stamp.size_bytes <= tools.reader.max_file_bytes(file, tools.limits):
+            file.seek(0)
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         opened = tools.reader.open(file, tools.limits)
         try:

@@ -20,7 +20,7 @@ from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
 from ocr_watcher.inbox import access, records
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
-from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
 from ocr_watcher.job import Stamp
 from ocr_watcher.jobs.attempt import Tools
 from ocr_watcher.jobs.journal import Journal
@@ -121,13 +121,23 @@ def decode_limits(settings: Settings) -> DecodeLimits:
         max_file_bytes=int(settings.image.max_file_mb * _MIB),
         max_pixels=int(settings.image.max_megapixels * 1_000_000),
         max_side_px=settings.image.max_side_px,
+        pdf=PdfLimits(
+            max_file_bytes=int(settings.pdf.max_file_mb * _MIB),
+            max_pages=settings.pdf.max_pages,
+            # A page is decoded twice at the most; the daemon takes one that is in hand for longer than
+            # ocr.job_timeout_s for a hang.
+            page_timeout_s=min(settings.pdf.page_timeout_s, settings.ocr.job_timeout_s / 2),
+            text=settings.pdf.text,
+            passwords=settings.pdf.passwords,
+        ),
     )
 
 
 def settings_key(settings: Settings, reader: Engine) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    facts = [ocr, settings.image.max_side_px, reader.name, reader.provider, reader.version, __version__]
+    sizes = [settings.image.max_side_px, settings.pdf.text]
+    facts = [ocr, *sizes, reader.name, reader.provider, reader.version, __version__]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,225 @@
+"""The parent's side of the PDF helper: starts it, asks it, and kills it when it takes too much.
+
+A page that takes gigabytes or hours shows in no header, so it is not predicted: the helper's memory is read
+every few milliseconds while it works. One helper opens one document and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ocr_watcher.errors import EngineError, ShortOfMemoryError
+from ocr_watcher.inputs import pdf_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+MAX_RSS_MB = 350.0
+"""Resident memory that a helper may have (MiB). Text takes 23, a scan 70, a picture of 400 megapixels 100.
+Between two looks at it a helper gains up to 30 more."""
+
+# How often memory is looked at while a helper works. A look takes 20 µs.
+_LOOK_MS = 5
+# An answer that is longer is none: the text of a page is a hundredth of it.
+_MAX_ANSWER_BYTES = 32 << 20
+# For the interpreter and PDFium to start, on a machine that is busy.
+_START_TIMEOUT_S = 30.0
+_KILL_TIMEOUT_S = 5.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_MIB = 1 << 20
+
+
+class HelperEndedError(Exception):
+    """The helper is gone; `why` is `time`, `memory` or `crash`, the message says more."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one answer may take."""
+
+    seconds: float
+    rss_mb: float = MAX_RSS_MB
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Which of the kernel's filters hold in a helper."""
+
+    seccomp: bool
+    landlock: bool
+
+
+class PdfHelper:
+    """A running helper, with one document. Belongs to one thread, and dies with it."""
+
+    def __init__(self, document: int, shared_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start a helper for a document, which is an open descriptor of a file that is not empty.
+
+        Args:
+            document: May be closed once this is made.
+            shared_bytes: Size of the largest picture that will be asked for.
+            clock: Monotonic seconds.
+
+        Raises:
+            ShortOfMemoryError: The system has no room for another process just now.
+            EngineError: It does not start.
+        """
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        shared = os.memfd_create("ocr-watcher-page", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(shared, shared_bytes)
+            self.shared_bytes = shared_bytes
+            self._shared = mmap.mmap(shared, shared_bytes)
+            self._channel, theirs = socket.socketpair()
+            with theirs:
+                self._process = _start(document, theirs.fileno(), shared)
+        except OSError as error:
+            raise ShortOfMemoryError(
+                f"the PDF helper cannot be started: {error.strerror or error}"
+            ) from error
+        finally:
+            os.close(shared)
+        try:
+            told = self._answer(Budget(_START_TIMEOUT_S))
+        except HelperEndedError as error:
+            raise EngineError(f"the PDF helper did not start: {error}") from error
+        self.protection = Protection(bool(told.get("seccomp")), bool(told.get("landlock")))
+
+    @property
+    def pid(self) -> int:
+        """Id of its process; 0 once it is gone."""
+        return self._process.pid if self._process is not None else 0
+
+    def ask(self, request: dict[str, Any], budget: Budget) -> dict[str, Any]:
+        """Send a request and wait for the answer.
+
+        Raises:
+            HelperEndedError: It took too much and was killed, or ended by itself.
+        """
+        content = json.dumps(request).encode()
+        try:
+            self._channel.sendall(len(content).to_bytes(pdf_helper.LENGTH_BYTES, "little") + content)
+        except OSError as error:
+            raise self._crashed() from error
+        return self._answer(budget)
+
+    def pixels(self, width: int, height: int) -> NDArray[np.uint8]:
+        """Copy the picture that was drawn: uint8, (height, width, 3), blue first."""
+        count = 3 * width * height
+        return np.frombuffer(self._shared, np.uint8, count).reshape(height, width, 3).copy()
+
+    def close(self) -> None:
+        """End the process; it has nothing to lose."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._channel.close()
+        self._shared.close()
+        process.kill()
+        with suppress(
+            subprocess.TimeoutExpired
+        ):  # one that waits for a share that is away dies when that ends
+            process.wait(_KILL_TIMEOUT_S)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def _answer(self, budget: Budget) -> dict[str, Any]:
+        deadline = self._clock() + budget.seconds
+        length = int.from_bytes(self._read(pdf_helper.LENGTH_BYTES, deadline, budget), "little")
+        if length > _MAX_ANSWER_BYTES:
+            self.close()
+            raise HelperEndedError("memory", f"it answered with {length} bytes")
+        content = self._read(length, deadline, budget)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._crashed()
+        return answer
+
+    def _read(self, size_bytes: int, deadline: float, budget: Budget) -> bytes:
+        content = bytearray()
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        while len(content) < size_bytes:
+            if poller.poll(_LOOK_MS):
+                part = self._receive(size_bytes - len(content))
+                content += part
+            else:
+                self._look(deadline, budget)
+        return bytes(content)
+
+    def _receive(self, at_most: int) -> bytes:
+        try:
+            part = self._channel.recv(min(at_most, 1 << 16))
+        except OSError as error:
+            raise self._crashed() from error
+        if not part:
+            raise self._crashed()
+        return part
+
+    def _look(self, deadline: float, budget: Budget) -> None:
+        """Kill the helper where it takes too much."""
+        rss_mb = self.rss_mb()
+        if rss_mb > budget.rss_mb:
+            self.close()
+            raise HelperEndedError(
+                "memory", f"it takes more than {budget.rss_mb:.0f} MiB of memory and was stopped"
+            )
+        if self._clock() > deadline:
+            self.close()
+            raise HelperEndedError("time", f"it takes longer than {budget.seconds:g} s and was stopped")
+
+    def rss_mb(self) -> float:
+        """Its resident memory now (MiB); 0 where it is gone."""
+        try:
+            fields = Path(f"/proc/{self.pid}/statm").read_bytes().split()
+        except OSError:
+            return 0.0
+        return int(fields[1]) * _PAGE_BYTES / _MIB
+
+    def _crashed(self) -> HelperEndedError:
+        process = self._process
+        self.close()
+        code = process.returncode if process is not None else None
+        how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
+        return HelperEndedError("crash", f"PDFium ended over it ({how})")
+
+
+def _start(document: int, channel: int, shared: int) -> subprocess.Popen[bytes]:
+    spec = importlib.util.find_spec("pypdfium2_raw")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError("pypdfium2 is not installed", hint="pip install pypdfium2")
+    arguments = [os.getpid(), document, channel, shared, spec.submodule_search_locations[0]]
+    return subprocess.Popen(  # noqa: S603 - this interpreter, this package
+        [sys.executable, "-I", "-S", pdf_helper.__file__, *(str(argument) for argument in arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(document, channel, shared),
+        cwd="/",
+        env={},
+        start_new_session=True,  # Ctrl-C in a terminal is for the parent
+    )

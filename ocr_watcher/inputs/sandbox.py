@@ -1,0 +1,218 @@
+"""Takes from a process what it does not need to decode a document: writing, the network, other processes.
+
+Meant for a helper process that has opened and imported everything it needs. What the kernel does not offer is
+left out and reported; the resource limits hold everywhere. Uses the standard library only, because the helper
+can import nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import signal
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# New descriptors: a folder and a font file at a time.
+_MAX_DESCRIPTORS = 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Protection(NamedTuple):
+    """Which of the kernel's own filters hold."""
+
+    seccomp: bool
+    landlock: bool
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when the thread that started it ends, in whatever way.
+
+    `parent` is the process that started it: if it is gone already, this process ends at once.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def limit_resources() -> None:
+    """Allow no byte in a file, no further process, few descriptors and no core dump.
+
+    RLIMIT_DATA is lifted as far as it may be: PDFium leaves pictures out of a page when an allocation is
+    refused, and reports success. (The parent sets it on itself for `memory.hard_limit_mb`.)
+    """
+    with suppress(OSError):  # where memory is short, the kernel ends this process first
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(fd, b"1000")
+        finally:
+            os.close(fd)
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def confine(readable: Iterable[str]) -> Protection:
+    """Give up everything but memory, the open descriptors, and reading below the folders in `readable`.
+
+    Cannot be undone. From here on nothing can be imported and no code be loaded.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    landlock = _restrict_reading(readable)
+    return Protection(_filter_calls(), landlock)
+
+
+# -- prctl, syscall ------------------------------------------------------------------------------
+
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+
+
+def _prctl(option: int, value: int, address: object = 0) -> None:
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(option, ctypes.c_ulong(value), address or zero, zero, zero) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+# -- Landlock: which files (linux/landlock.h) ----------------------------------------------------
+
+# The same numbers on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_ALL_OF_ABI_1 = (1 << 13) - 1
+_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_PATH_BENEATH = 1
+
+
+def _restrict_reading(readable: Iterable[str]) -> bool:
+    """Allow opening nothing but files to read below some folders. False where there is no Landlock."""
+    handled = ctypes.create_string_buffer(struct.pack("=Q", _ALL_OF_ABI_1), 8)
+    ruleset = _libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(8), 0)
+    if ruleset < 0:
+        return False
+    try:
+        for folder in readable:
+            with suppress(OSError):  # a folder that is not there cannot be read either
+                _allow(ruleset, folder)
+        return bool(_libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
+    finally:
+        os.close(ruleset)
+
+
+def _allow(ruleset: int, folder: str) -> None:
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        rule = struct.pack("=Qi", _READ_FILE | _READ_DIR, fd)
+        _libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.create_string_buffer(rule, len(rule)), 0)
+    finally:
+        os.close(fd)
+
+
+# -- seccomp: which system calls (linux/seccomp.h, linux/filter.h) -------------------------------
+
+# What memory, the C library, reading a font and answering the parent take: the kernel's numbers on x86-64 and
+# on aarch64; None where an architecture does not have the call.
+_ALLOWED: dict[str, tuple[int | None, int | None]] = {
+    "read": (0, 63),
+    "write": (1, 64),
+    "readv": (19, 65),
+    "writev": (20, 66),
+    "pread64": (17, 67),
+    "close": (3, 57),
+    "lseek": (8, 62),
+    "stat": (4, None),
+    "lstat": (6, None),
+    "fstat": (5, 80),
+    "newfstatat": (262, 79),
+    "statx": (332, 291),
+    "access": (21, None),
+    "faccessat": (269, 48),
+    "faccessat2": (439, 439),
+    "readlink": (89, None),
+    "readlinkat": (267, 78),
+    "getdents64": (217, 61),
+    "munmap": (11, 215),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "brk": (12, 214),
+    "futex": (202, 98),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sigaltstack": (131, 132),
+    "restart_syscall": (219, 128),
+    "getpid": (39, 172),
+    "gettid": (186, 178),
+    "sched_yield": (24, 124),
+    "sysinfo": (99, 179),
+    "uname": (63, 160),
+    "clock_gettime": (228, 113),
+    "gettimeofday": (96, 169),
+    "getrandom": (318, 278),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+}
+# Allowed unless an argument has one of these bits: (numbers, which argument, bits).
+_PROT_EXEC = 4
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_ALLOWED_WITHOUT: dict[str, tuple[tuple[int | None, int | None], int, int]] = {
+    "open": ((2, None), 1, _WRITES),
+    "openat": ((257, 56), 2, _WRITES),
+    "mmap": ((9, 222), 2, _PROT_EXEC),
+    "mprotect": ((10, 226), 2, _PROT_EXEC),
+}
+# AUDIT_ARCH_*, and the column above.
+_ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+
+_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
+_AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENTS = 0, 4, 16  # in struct seccomp_data, little-endian
+_SECCOMP_MODE_FILTER = 2
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def _filter_calls() -> bool:
+    """Refuse every system call that is not listed, with EPERM. False where that is not possible."""
+    known = _ARCHITECTURES.get(platform.machine())
+    if known is None:
+        return False
+    code = b"".join(struct.pack("=HBBI", *row) for row in _program(*known))
+    program = _Program(len(code) // 8, ctypes.cast(ctypes.create_string_buffer(code), ctypes.c_void_p))
+    try:
+        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program))
+    except OSError:
+        return False
+    return True
+
+
+def _program(architecture: int, column: int) -> list[tuple[int, int, int, int]]:
+    """Give the filter as rows (code, jump if true, jump if false, operand) of classic BPF."""
+    rows = [
+        (_LOAD, 0, 0, _AT_ARCHITECTURE),
+        (_EQUAL, 1, 0, architecture),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _AT_NUMBER),
+    ]
+    for numbers in _ALLOWED.values():
+        if numbers[column] is not None:
+            rows += [(_EQUAL, 0, 1, numbers[column] or 0), (_RETURN, 0, 0, _ALLOW)]
+    for numbers, argument, bits in _ALLOWED_WITHOUT.values():
+        if numbers[column] is not None:
+            rows += [
+                (_EQUAL, 0, 4, numbers[column] or 0),
+                (_LOAD, 0, 0, _AT_ARGUMENTS + 8 * argument),
+                (_ANY_BIT, 1, 0, bits),
+                (_RETURN, 0, 0, _ALLOW),
+                (_RETURN, 0, 0, _EPERM),
+            ]
+    return [*rows, (_RETURN, 0, 0, _EPERM)]
