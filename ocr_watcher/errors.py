@@ -47,7 +47,7 @@ class FileError(OcrWatcherError):
     tried again, with growing pauses, for as long as the cause lasts.
     """
 
-    code: ClassVar[str] = "engine_error"
+    code: str = "engine_error"
     retryable: ClassVar[bool] = False
     transient: ClassVar[bool] = False
 
@@ -147,6 +147,16 @@ class SlowPageError(FileError):
 
     code = "timeout"
     hint = "Raise pdf.page_timeout_s if the machine is slow; otherwise print the page to a new PDF."
+
+
+class NoPageError(FileError):
+    """Of a document of several pages none can be read; `code` is that of the first."""
+
+    hint = "Open it in the program that is made for it; where it looks well there, print it to a new PDF."
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str = UnreadableError.code) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class EngineError(FileError):

@@ -789,7 +789,6 @@ def test_preallocated_file_counts_as_interrupted_copy() -> None:
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (b"%PDF-1.7\n%\xe2\xe3", "PDF"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"\n <html lang='de'>", "HTML"),
         (b"<?xml version='1.0'?>\n<svg xmlns='x'>", "SVG"),
@@ -814,7 +813,7 @@ def test_strangers_are_named(start: bytes, words: str) -> None:
 
 
 def test_formats_pillow_knows_but_we_do_not_allow() -> None:
-    for file_format in ("PPM", "TGA", "PCX", "ICO", "JPEG2000", "AVIF", "EPS", "PDF"):
+    for file_format in ("PPM", "TGA", "PCX", "ICO", "JPEG2000", "AVIF", "EPS"):
         with pytest.raises(UnsupportedFormatError):
             read(encode(picture(), file_format))
 

@@ -122,6 +122,13 @@ class OpenDocument(Protocol):
     def pages(self) -> int:
         """How many pages it has, at least 1."""
 
+    @property
+    def has_separate_pages(self) -> bool:
+        """Whether a page that cannot be read says nothing of the others.
+
+        In a TIFF it says that the file was cut off, or is one that no decoder should go on with.
+        """
+
     def page_text(self, index: int, limits: DecodeLimits) -> PageText | None:
         """Give the text of page `index` where the file itself has it; None where `picture` is to be read.
 

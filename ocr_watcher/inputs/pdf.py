@@ -78,6 +78,8 @@ PDF = PdfFamily()
 class PdfDocument:
     """See `inputs.base.OpenDocument`. The file itself is read by the helper, through its descriptor."""
 
+    has_separate_pages = True
+
     def __init__(self, file: BinaryIO, limits: DecodeLimits) -> None:
         self._file = file
         self._limits = limits

@@ -179,6 +179,11 @@ class RasterDocument:
         """How many there are."""
         return len(self._frames)
 
+    @property
+    def has_separate_pages(self) -> bool:
+        """See `OpenDocument`."""
+        return False
+
     def page_text(self, _index: int, _limits: DecodeLimits) -> PageText | None:
         """See `OpenDocument`."""
         return None

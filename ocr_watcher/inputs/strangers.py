@@ -7,7 +7,6 @@ import re
 from ocr_watcher.errors import FileError, TruncatedError, UnsupportedFormatError
 
 _STRANGERS = (
-    (rb"%PDF-", "a PDF document"),
     (rb"%!PS", "a PostScript document"),
     (rb"PK\x03\x04", "a ZIP archive or an Office document"),
     (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "a HEIC photo"),
