@@ -22,7 +22,6 @@ import types
 from ctypes import c_char
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,9 +45,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the parent decides
     parent, document, channel, shared = (int(argument) for argument in sys.argv[1:5])
-    _make_importable("pypdfium2_raw", Path(sys.argv[5]))
+    _make_importable("pypdfium2_raw", sys.argv[5])
     package = types.ModuleType("ocr_watcher")
-    package.__path__ = [str(Path(__file__).parents[1])]  # without running what it does when it is imported
+    package.__path__ = [
+        os.path.dirname(os.path.dirname(__file__))
+    ]  # without running what it does when it is imported
     sys.modules["ocr_watcher"] = package
     from ocr_watcher.inputs import pdf_pages, sandbox  # noqa: PLC0415 - importable from here on
 
@@ -66,10 +67,10 @@ def main() -> None:
         _send(channel, served.answer(request))
 
 
-def _make_importable(name: str, folder: Path) -> None:
+def _make_importable(name: str, folder: str) -> None:
     """Import a package from its folder, whatever else lies beside it."""
     spec = spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        name, f"{folder}/__init__.py", submodule_search_locations=[folder]
     ) or ModuleSpec(name, None)
     sys.modules[name] = module_from_spec(spec)
     if spec.loader is not None:

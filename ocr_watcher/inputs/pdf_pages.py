@@ -130,21 +130,25 @@ class PdfPages:
         `MAX_CHARACTERS`.
         """
         page = self._load_page(index)
+        view = _View(page)
+        # PDFium gives coordinates as if the page were not rotated, and the lines of a rotated page backwards.
+        pdfium.FPDFPage_SetRotation(page, 0)
         text_page = pdfium.FPDFText_LoadPage(page)
+        pdfium.FPDFPage_SetRotation(page, view.quarter)
         if not text_page:
             return [] if always else None
         try:
-            return self._text(page, text_page, always=always)
+            return self._text(page, text_page, view, always=always)
         finally:
             pdfium.FPDFText_ClosePage(text_page)
 
     def _text(
-        self, page: pdfium.FPDF_PAGE, text_page: pdfium.FPDF_TEXTPAGE, *, always: bool
+        self, page: pdfium.FPDF_PAGE, text_page: pdfium.FPDF_TEXTPAGE, view: _View, *, always: bool
     ) -> list[TextLine] | None:
         count = max(0, pdfium.FPDFText_CountChars(text_page))
         if not always and not pdf_text.MIN_CHARACTERS <= count <= MAX_CHARACTERS:
             return None
-        layer, view = Layer(), _View(page)
+        layer = Layer()
         if not always:
             layer.drawn_over = self._is_drawn_over(page)
             layer.pictures = _pictures_share(page, view)

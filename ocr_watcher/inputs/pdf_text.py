@@ -5,7 +5,6 @@ Pure functions; the characters come from `pdf_pages`. Runs in the helper process
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,8 +15,9 @@ MIN_CHARACTERS = 50
 # Share of characters without a Unicode value. Sound documents stay below 1 % (bullets of symbol fonts, a
 # formula); of those with a font that cannot be mapped, 96 to 100 % are without.
 _MAX_UNMAPPED = 0.02
-# Share of the page under pictures. Logos and signatures stay below; a scan, or one pasted in, does not.
-_MAX_PICTURES = 0.10
+# Share of the page under pictures. Logos, photographs and figures stay below; a scan does not, whatever was
+# printed over it. (What is written within a figure is then not read; `pdf.text: ocr` reads it.)
+_MAX_PICTURES = 0.5
 # Characters a line. Vertical writing comes as lines of one character, and is better read from the picture.
 _MIN_PER_LINE = 2.0
 
@@ -73,9 +73,8 @@ class TextLine(NamedTuple):
     quarter: int
 
 
-@dataclass
 class Layer:
-    """What is on a page beside the characters themselves.
+    """What is on a page beside the characters themselves; no dataclass, which takes 5 ms to import.
 
     Attributes:
         visible: Characters that are shown.
@@ -85,11 +84,20 @@ class Layer:
         drawn_over: Something on top that may have text of its own: a stamp, a filled form field.
     """
 
-    visible: int = 0
-    invisible: int = 0
-    unmapped: int = 0
-    pictures: float = 0.0
-    drawn_over: bool = False
+    def __init__(
+        self,
+        *,
+        visible: int = 0,
+        invisible: int = 0,
+        unmapped: int = 0,
+        pictures: float = 0.0,
+        drawn_over: bool = False,
+    ) -> None:
+        self.visible = visible
+        self.invisible = invisible
+        self.unmapped = unmapped
+        self.pictures = pictures
+        self.drawn_over = drawn_over
 
 
 def is_usable(layer: Layer, lines: Sequence[TextLine]) -> bool:

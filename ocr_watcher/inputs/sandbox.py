@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import resource
 import signal
 import struct
@@ -183,7 +182,7 @@ class _Program(ctypes.Structure):
 
 def _filter_calls() -> bool:
     """Refuse every system call that is not listed, with EPERM. False where that is not possible."""
-    known = _ARCHITECTURES.get(platform.machine())
+    known = _ARCHITECTURES.get(os.uname().machine)
     if known is None:
         return False
     code = b"".join(struct.pack("=HBBI", *row) for row in _program(*known))
