@@ -160,9 +160,9 @@ def _rc4(key: bytes, data: bytes) -> bytes:
 
 
 def many_operators(count: int = 3_000_000) -> bytes:
-    """As many strokes, in 20 kB: PDFium makes an object of each while it loads the page."""
+    """As many strokes, in a hundred kilobytes: PDFium makes an object of each while it loads the page."""
     made = Pdf()
-    made.page(b"0 0 m 9 9 l S\n" * (count // 3))
+    made.page(b"0 0 m 9 9 l S\n" * count)
     return made.bytes()
 
 

@@ -356,20 +356,14 @@ def test_broken_files_are_told_apart_from_cut_off_ones() -> None:
 # -- what would take gigabytes or hours ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("build", "error"),
-    [
-        (pdfs.many_operators, HeavyPageError),
-        (pdfs.nested_forms, HeavyPageError),
-        (pdfs.progressive, HeavyPageError),
-        (pdfs.soft_mask, HeavyPageError),
-        (pdfs.tiling, SlowPageError),
-    ],
-    ids=["operators", "forms", "progressive", "soft mask", "tiling"],
-)
+LOADED, DRAWN = (pdfs.many_operators, pdfs.nested_forms), (pdfs.progressive, pdfs.soft_mask, pdfs.tiling)
+
+
+@pytest.mark.parametrize("build", LOADED + DRAWN)
 @pytest.mark.parametrize("mode", ["auto", "layer", "ocr"])
-def test_a_hostile_page_is_stopped(build: Any, error: type[FileError], mode: str) -> None:
-    within = limits(page_timeout_s=4, text=mode)
+def test_a_hostile_page_is_stopped(
+    build: Callable[[], bytes], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peaks, real = [], pdf_module.PdfHelper.close
 
     def close(helper: pdf_module.PdfHelper) -> None:
@@ -378,27 +372,23 @@ def test_a_hostile_page_is_stopped(build: Any, error: type[FileError], mode: str
             peaks.append(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         real(helper)
 
+    monkeypatch.setattr(pdf_module.PdfHelper, "close", close)
+    data = build()
     began = time.monotonic()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pdf_module.PdfHelper, "close", close)
-        if mode == "layer" and build is not pdfs.many_operators and build is not pdfs.nested_forms:
-            assert page_of(build(), within) is not None  # nothing is drawn
-        else:
-            with pytest.raises((HeavyPageError, SlowPageError)) as caught:
-                page_of(build(), within)
-            assert isinstance(caught.value, error) or mode == "auto"
+    if mode == "layer" and build in DRAWN:
+        assert layer_of(data, limits(text=mode)).lines == ()  # nothing is drawn
+    else:
+        # Which comes first depends on the machine, except where nothing but time is taken.
+        with pytest.raises(SlowPageError if build is pdfs.tiling else (HeavyPageError, SlowPageError)):
+            page_of(data, limits(page_timeout_s=3, text=mode))
     print(f"{build.__name__}: {time.monotonic() - began:.1f} s, helper's peak {max(peaks):.0f} MiB")
     assert max(peaks) < 400
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 15
 
 
 def test_the_next_page_is_read_at_once_after_a_helper_was_stopped() -> None:
     made = Pdf()
     made.page(text(*PROSE))
-    number = made.jpeg(b"", (1, 1))
-    hostile = pdfs.soft_mask()
-    assert number
-    assert hostile
     made.page(b"0 0 m 9 9 l S\n" * 3_000_000)
     made.page(text(*PROSE[::-1]))
     with opened(made.bytes()) as document:

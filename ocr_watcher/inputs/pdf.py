@@ -170,15 +170,16 @@ class PdfDocument:
 
         Raises `HelperEndedError` where it ends over the request, `FileError` where the answer is an error.
         """
+        begins = request["do"] == "size"
         if self._helper is not None and (
-            self._asked >= _PAGES_A_HELPER or self._helper.shared_bytes < shared_bytes
+            (begins and self._asked >= _PAGES_A_HELPER) or self._helper.shared_bytes < shared_bytes
         ):
             self.close()
         if self._helper is None:
             self._open(max(shared_bytes, _shared_bytes(self._limits)))
         helper = self._helper
         assert helper is not None  # noqa: S101 - `_open` sets it
-        self._asked += request["do"] == "size"
+        self._asked += begins
         budget = Budget(limits.pdf.page_timeout_s if seconds is None else seconds, _rss_mb(limits))
         try:
             answer = helper.ask(request, budget)
