@@ -60,6 +60,8 @@ def main() -> None:
         mmap.mmap(document, 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE),
         mmap.mmap(shared, 0),
     )
+    os.close(document)
+    os.close(shared)
     sandbox.limit_resources()
     protection = sandbox.confine(FONT_FOLDERS)
     _send(channel, {"pid": os.getpid(), **protection._asdict()})
