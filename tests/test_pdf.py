@@ -28,6 +28,7 @@ from ocr_watcher.errors import (
 )
 from ocr_watcher.inputs import pdf as pdf_module
 from ocr_watcher.inputs.base import DecodeLimits, PageText, PdfLimits, Picture
+from ocr_watcher.inputs.helper_process import Helper
 from ocr_watcher.inputs.pdf import PdfDocument
 from ocr_watcher.inputs.table import max_file_bytes, open_document
 from ocr_watcher.job import Outcome
@@ -364,15 +365,15 @@ LOADED, DRAWN = (pdfs.many_operators, pdfs.nested_forms), (pdfs.progressive, pdf
 def test_a_hostile_page_is_stopped(
     build: Callable[[], bytes], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks, real = [], pdf_module.PdfHelper.close
+    peaks, real = [], Helper.close
 
-    def close(helper: pdf_module.PdfHelper) -> None:
+    def close(helper: Helper) -> None:
         if helper.pid:
             status = Path(f"/proc/{helper.pid}/status").read_text("ascii")
             peaks.append(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         real(helper)
 
-    monkeypatch.setattr(pdf_module.PdfHelper, "close", close)
+    monkeypatch.setattr(Helper, "close", close)
     data = build()
     began = time.monotonic()
     if mode == "layer" and build in DRAWN:

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from ocr_watcher.inputs import pdf_process, sandbox
-from ocr_watcher.inputs.pdf_process import Budget, HelperEndedError, PdfHelper
+from ocr_watcher.inputs import sandbox
+from ocr_watcher.inputs.helper_process import Budget, Helper, HelperEndedError
+from ocr_watcher.inputs.pdf import _KIND as PDF
 from tests import pdfs
 from tests.support import until
 
@@ -73,7 +74,7 @@ def FPDF_InitLibrary():
             told[name] = f"done: {act()!r}"
         except (OSError, ImportError, RuntimeError, SystemError, ValueError) as error:
             told[name] = f"refused: {error!r}"
-    raise sys.modules["ocr_watcher.inputs.pdf_pages"].PdfError(json.dumps(told))
+    raise sys.modules["ocr_watcher.inputs.messages"].RefusalError(json.dumps(told))
 """
 
 
@@ -93,11 +94,11 @@ def prisoner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         source = STAND_IN.replace("SCRATCH", repr(str(scratch)))
         source = source.replace("PARENT", str(os.getpid()))
         (folder / "__init__.py").write_text(source)
-        spec = type("Spec", (), {"submodule_search_locations": [str(folder)]})()
-        monkeypatch.setattr(pdf_process.importlib.util, "find_spec", lambda _name: spec)
-        helper = PdfHelper(file.fileno(), 3)
+        spec = type("Spec", (), {"origin": str(folder / "__init__.py")})()
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: spec)
+        helper = Helper(PDF, file.fileno(), 3)
         try:
-            answer = helper.ask({"do": "open", "passwords": []}, Budget(20))
+            answer = helper.ask({"do": "open", "passwords": []}, Budget(20, 200))
         finally:
             helper.close()
     assert (scratch / "there").read_bytes() == b"sound"
@@ -119,13 +120,13 @@ def helper(tmp_path: Path) -> Any:
     path = tmp_path / "a.pdf"
     path.write_bytes(pdfs.prose())
     with path.open("rb") as file:
-        made = PdfHelper(file.fileno(), 3 * 100 * 100)
+        made = Helper(PDF, file.fileno(), 3 * 100 * 100)
     yield made
     made.close()
 
 
-def test_what_the_kernel_says_of_a_real_helper(helper: PdfHelper) -> None:
-    helper.ask({"do": "open", "passwords": []}, Budget(20))
+def test_what_the_kernel_says_of_a_real_helper(helper: Helper) -> None:
+    helper.ask({"do": "open", "passwords": []}, Budget(20, 200))
     folder = Path(f"/proc/{helper.pid}")
     status = dict(row.split(":\t", 1) for row in (folder / "status").read_text().splitlines() if ":\t" in row)
     assert status["NoNewPrivs"] == "1"
@@ -148,9 +149,9 @@ def test_a_limit_on_data_is_not_handed_down(tmp_path: Path) -> None:
     path = tmp_path / "a.pdf"
     path.write_bytes(pdfs.prose())
     code = (
-        "import resource, sys; from ocr_watcher.inputs.pdf_process import *;"
+        "import resource, sys; from ocr_watcher.inputs.helper_process import *; from ocr_watcher.inputs.pdf import _KIND;"
         "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, resource.RLIM_INFINITY));"
-        f"file = open({str(path)!r}, 'rb'); helper = PdfHelper(file.fileno(), 3);"
+        f"file = open({str(path)!r}, 'rb'); helper = Helper(_KIND, file.fileno(), 3);"
         "print(Path(f'/proc/{helper.pid}/limits').read_text()); helper.close()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -162,11 +163,15 @@ def test_a_limit_on_data_is_not_handed_down(tmp_path: Path) -> None:
 def test_the_helper_does_not_outlive_its_parent(tmp_path: Path, busy: bool) -> None:
     path = tmp_path / "a.pdf"
     path.write_bytes(pdfs.tiling())
-    ask = "helper.ask({'do': 'draw', 'page': 0, 'width': 1000, 'height': 1000}, Budget(60))" if busy else ""
+    ask = (
+        "helper.ask({'do': 'draw', 'page': 0, 'width': 1000, 'height': 1000}, Budget(60, 200))"
+        if busy
+        else ""
+    )
     code = (
-        "import time; from ocr_watcher.inputs.pdf_process import *;"
-        f"file = open({str(path)!r}, 'rb'); helper = PdfHelper(file.fileno(), 3_000_000);"
-        "helper.ask({'do': 'open', 'passwords': []}, Budget(60)); print(helper.pid, flush=True);"
+        "import time; from ocr_watcher.inputs.helper_process import *; from ocr_watcher.inputs.pdf import _KIND;"
+        f"file = open({str(path)!r}, 'rb'); helper = Helper(_KIND, file.fileno(), 3_000_000);"
+        "helper.ask({'do': 'open', 'passwords': []}, Budget(60, 200)); print(helper.pid, flush=True);"
         f"{ask or 'time.sleep(60)'}"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
@@ -191,41 +196,41 @@ def _runs(pid: int, started: str) -> bool:
 def test_the_helper_dies_with_the_thread_that_started_it(tmp_path: Path) -> None:
     path = tmp_path / "a.pdf"
     path.write_bytes(pdfs.prose())
-    made: list[PdfHelper] = []
+    made: list[Helper] = []
 
     def start() -> None:
         with path.open("rb") as file:
-            made.append(PdfHelper(file.fileno(), 3))
+            made.append(Helper(PDF, file.fileno(), 3))
 
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
     (helper,) = made
     with pytest.raises(HelperEndedError) as caught:
-        helper.ask({"do": "open", "passwords": []}, Budget(20))
+        helper.ask({"do": "open", "passwords": []}, Budget(20, 200))
     assert caught.value.why == "crash"
     assert "signal 9" in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_to_the_whole_group_do_not_end_the_helper(helper: PdfHelper, number: int) -> None:
+def test_signals_to_the_whole_group_do_not_end_the_helper(helper: Helper, number: int) -> None:
     os.kill(helper.pid, number)
-    assert helper.ask({"do": "open", "passwords": []}, Budget(20)) == {"pages": 1}
+    assert helper.ask({"do": "open", "passwords": []}, Budget(20, 200)) == {"pages": 1}
 
 
-def test_a_helper_that_is_killed_is_told_as_that(helper: PdfHelper) -> None:
+def test_a_helper_that_is_killed_is_told_as_that(helper: Helper) -> None:
     os.kill(helper.pid, signal.SIGKILL)
     with pytest.raises(HelperEndedError, match="signal 9"):
-        helper.ask({"do": "open", "passwords": []}, Budget(20))
+        helper.ask({"do": "open", "passwords": []}, Budget(20, 200))
     assert helper.pid == 0
 
 
-def test_a_helper_that_takes_too_long_is_killed(helper: PdfHelper) -> None:
+def test_a_helper_that_takes_too_long_is_killed(helper: Helper) -> None:
     pid = helper.pid
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(HelperEndedError, match=r"longer than 0\.2 s") as caught:
-        helper.ask({"do": "open", "passwords": []}, Budget(0.2))
+        helper.ask({"do": "open", "passwords": []}, Budget(0.2, 200))
     assert caught.value.why == "time"
     assert time.monotonic() - began < 5
     with pytest.raises(ProcessLookupError):

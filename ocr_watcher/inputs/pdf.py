@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,12 +25,10 @@ from ocr_watcher.errors import (
     UnreadableError,
 )
 from ocr_watcher.inputs.base import DecodeLimits, PageText, Picture
+from ocr_watcher.inputs.helper_process import Budget, Helper, HelperEndedError, Kind, descriptor_of
 from ocr_watcher.inputs.limits import check_size, fit
-from ocr_watcher.inputs.pdf_process import MAX_RSS_MB, Budget, HelperEndedError, PdfHelper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ocr_watcher.document import Polygon
 
 DPI = 300
@@ -44,6 +40,10 @@ _END_WITHIN_BYTES = 2048  # of the end of the file; some writers append to it
 
 # PDFium keeps a little of every page that it was asked for: 8 MiB after a thousand.
 _PAGES_A_HELPER = 300
+_KIND = Kind("pdf", ("pypdfium2_raw",), "pypdfium2")
+# Resident memory that a helper may have (MiB). Text takes 23, a scan 70, a picture of 400 megapixels 100.
+# Between two looks at it a helper gains up to 30 more.
+_MAX_RSS_MB = 350.0
 # However little memory is left, a helper may have this much (MiB): enough for nearly every page.
 _LEAST_RSS_MB = 100.0
 # A page that took too much, or ended the helper, is tried again at half the side, in half the time.
@@ -83,7 +83,7 @@ class PdfDocument:
     def __init__(self, file: BinaryIO, limits: DecodeLimits) -> None:
         self._file = file
         self._limits = limits
-        self._helper: PdfHelper | None = None
+        self._helper: Helper | None = None
         self._asked = 0  # pages that this helper was asked for
         self._killed: HelperEndedError | None = None  # what ended the helper over the page at hand, ...
         self._killed_over: int | None = None  # ... and which page that is
@@ -134,7 +134,7 @@ class PdfDocument:
             try:
                 return self._draw(index, smaller, what, seconds=limits.pdf.page_timeout_s / divisor)
             except HelperEndedError as error:
-                if error.why == "memory" and _rss_mb(limits) < MAX_RSS_MB:
+                if error.why == "memory" and _rss_mb(limits) < _MAX_RSS_MB:
                     raise ShortOfMemoryError(f"{what}: {error}") from error
                 ended = error
         raise _failed(f"{what}, at half the size too", ended)
@@ -193,10 +193,12 @@ class PdfDocument:
     def _open(self, shared_bytes: int) -> int:
         """Start a helper and have it open the file; gives the number of pages."""
         pdf = self._limits.pdf
-        with _descriptor(self._file) as descriptor:
-            helper = PdfHelper(descriptor, shared_bytes)
+        with descriptor_of(self._file) as descriptor:
+            helper = Helper(_KIND, descriptor, shared_bytes)
         try:
-            answer = helper.ask({"do": "open", "passwords": list(pdf.passwords)}, Budget(pdf.page_timeout_s))
+            answer = helper.ask(
+                {"do": "open", "passwords": list(pdf.passwords)}, Budget(pdf.page_timeout_s, _MAX_RSS_MB)
+            )
             if "error" in answer:
                 raise self._error(str(answer["error"]), "the file")
             pages = int(answer["pages"])
@@ -258,30 +260,12 @@ def _failed(what: str, ended: HelperEndedError | None) -> FileError:
 
 def _rss_mb(limits: DecodeLimits) -> float:
     """How much memory a helper may have."""
-    return min(MAX_RSS_MB, max(_LEAST_RSS_MB, limits.max_decode_mb))
+    return min(_MAX_RSS_MB, max(_LEAST_RSS_MB, limits.max_decode_mb))
 
 
 def _shared_bytes(limits: DecodeLimits) -> int:
     """Size of the largest picture within the limits."""
     return max(3, 3 * int(min(limits.max_side_px**2, limits.max_page_pixels)))
-
-
-@contextmanager
-def _descriptor(file: BinaryIO) -> Iterator[int]:
-    """Give the file's own descriptor; where it has none, that of a copy in memory."""
-    try:
-        descriptor = file.fileno()
-    except (OSError, AttributeError):
-        file.seek(0)
-        copy = os.memfd_create("ocr-watcher-document", os.MFD_CLOEXEC)
-        try:
-            with os.fdopen(copy, "wb", closefd=False) as target:
-                shutil.copyfileobj(file, target)
-            yield copy
-        finally:
-            os.close(copy)
-    else:
-        yield descriptor
 
 
 # -- the text layer ------------------------------------------------------------------------------

@@ -9,15 +9,18 @@ from __future__ import annotations
 import ctypes
 import math
 from ctypes import byref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pypdfium2_raw as pdfium
 
 from ocr_watcher.inputs import pdf_text
+from ocr_watcher.inputs.messages import RefusalError
 from ocr_watcher.inputs.pdf_text import Box, Character, Layer, TextLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ocr_watcher.inputs.helper import Answer
 
 DPI = 300
 """Pages are measured at this resolution, pixels an inch."""
@@ -53,15 +56,37 @@ _RENDER_FLAGS = pdfium.FPDF_ANNOT | pdfium.FPDF_RENDER_LIMITEDIMAGECACHE
 _PASSWORD_ERRORS = {pdfium.FPDF_ERR_PASSWORD: "password", pdfium.FPDF_ERR_SECURITY: "security"}
 
 
-class PdfError(Exception):
-    """Why something cannot be opened: `password`, `security`, `damaged`, `no_pages`, `size` or `memory`."""
+def serve(document: ctypes.Array[ctypes.c_char], shared: ctypes.Array[ctypes.c_char]) -> Answer:
+    """Give what answers requests about a document, see `helper`.
+
+    They are `{"do": "open", "passwords": [...]}`, `{"do": "size", "page": n}`, `{"do": "text", "page": n,
+    "always": false}` and `{"do": "draw", "page": n, "width": w, "height": h}`.
+    """
+    opened: list[PdfPages] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        match request["do"]:
+            case "open":
+                opened[:] = [PdfPages(document, request["passwords"])]
+                return {"pages": opened[0].count}
+            case "size":
+                return {"size_pt": opened[0].size_pt(request["page"])}
+            case "text":
+                return {"lines": opened[0].text(request["page"], always=request["always"])}
+        opened[0].draw(request["page"], request["width"], request["height"], shared)
+        return {}
+
+    return answer
 
 
 class PdfPages:
-    """An open document; one page is loaded at a time."""
+    """An open document; one page is loaded at a time.
+
+    Raises `RefusalError`: `password`, `security`, `damaged`, `no_pages`, `size` or `memory`.
+    """
 
     def __init__(self, data: ctypes.Array[ctypes.c_char], passwords: list[str]) -> None:
-        """`data` is the whole file, and must live as long as this. Raises `PdfError`."""
+        """`data` is the whole file, and must live as long as this."""
         pdfium.FPDF_InitLibrary()
         self._data = data
         self._document = _load(data, passwords)
@@ -70,7 +95,7 @@ class PdfPages:
         self._index = -1
         self.count = pdfium.FPDF_GetPageCount(self._document)
         if self.count < 1:
-            raise PdfError("no_pages")
+            raise RefusalError("no_pages")
 
     def _load_form(self) -> tuple[pdfium.FPDF_FORMHANDLE | None, pdfium.FPDF_FORMFILLINFO]:
         """Without this, PDFium does not draw what was filled in; to be called before a page is loaded."""
@@ -83,9 +108,9 @@ class PdfPages:
         """Width and height of a page as displayed, in points, without loading what is on it."""
         size = pdfium.FS_SIZEF()
         if not pdfium.FPDF_GetPageSizeByIndexF(self._document, index, byref(size)):
-            raise PdfError("damaged")
+            raise RefusalError("damaged")
         if not (0 < size.width < math.inf and 0 < size.height < math.inf):
-            raise PdfError("size")
+            raise RefusalError("size")
         return size.width, size.height
 
     def _load_page(self, index: int) -> pdfium.FPDF_PAGE:
@@ -93,7 +118,7 @@ class PdfPages:
             self.unload_page()
             page = pdfium.FPDF_LoadPage(self._document, index)
             if not page:
-                raise PdfError("damaged")
+                raise RefusalError("damaged")
             if self._form:
                 pdfium.FORM_OnAfterLoadPage(page, self._form)
             self._page, self._index = page, index
@@ -112,7 +137,7 @@ class PdfPages:
         page = self._load_page(index)
         bitmap = pdfium.FPDFBitmap_CreateEx(width, height, pdfium.FPDFBitmap_BGR, buffer, 3 * width)
         if not bitmap:
-            raise PdfError("memory")
+            raise RefusalError("memory")
         try:
             pdfium.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, 0xFFFFFFFF)
             where = (bitmap, page, 0, 0, width, height, 0, _RENDER_FLAGS)
@@ -195,7 +220,7 @@ def _load(data: ctypes.Array[ctypes.c_char], passwords: list[str]) -> pdfium.FPD
         reason = pdfium.FPDF_GetLastError()
         if reason != pdfium.FPDF_ERR_PASSWORD:
             break
-    raise PdfError(_PASSWORD_ERRORS.get(reason, "damaged"))
+    raise RefusalError(_PASSWORD_ERRORS.get(reason, "damaged"))
 
 
 # -- where things are on the page ----------------------------------------------------------------

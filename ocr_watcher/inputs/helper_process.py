@@ -1,7 +1,7 @@
-"""The parent's side of the PDF helper: starts it, asks it, and kills it when it takes too much.
+"""The parent's side of a helper process: starts it, asks it, and kills it when it takes too much.
 
-A page that takes gigabytes or hours shows in no header, so it is not predicted: the helper's memory is read
-every few milliseconds while it works. One helper opens one document and nothing else.
+What takes gigabytes or hours does not always show in a header. So it need not be predicted: the helper's
+memory is read every few milliseconds while it works. One helper opens one document and nothing else.
 """
 
 from __future__ import annotations
@@ -11,28 +11,25 @@ import json
 import mmap
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ocr_watcher.errors import EngineError, ShortOfMemoryError
-from ocr_watcher.inputs import pdf_helper
+from ocr_watcher.inputs import helper, messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
-
-MAX_RSS_MB = 350.0
-"""Resident memory that a helper may have (MiB). Text takes 23, a scan 70, a picture of 400 megapixels 100.
-Between two looks at it a helper gains up to 30 more."""
 
 # How often memory is looked at while a helper works. A look takes 20 µs.
 _LOOK_MS = 5
@@ -40,6 +37,7 @@ _LOOK_MS = 5
 _MAX_ANSWER_BYTES = 32 << 20
 # For the interpreter and PDFium to start, on a machine that is busy.
 _START_TIMEOUT_S = 30.0
+_START_RSS_MB = 150.0
 _KILL_TIMEOUT_S = 5.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
@@ -58,7 +56,7 @@ class Budget:
     """What one answer may take."""
 
     seconds: float
-    rss_mb: float = MAX_RSS_MB
+    rss_mb: float
 
 
 @dataclass(frozen=True)
@@ -69,15 +67,37 @@ class Protection:
     landlock: bool
 
 
-class PdfHelper:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of helper: its name in `helper`, and the libraries that it imports.
+
+    `package` is what to install where one of them is missing.
+    """
+
+    name: str
+    libraries: tuple[str, ...]
+    package: str
+
+
+class Helper:
     """A running helper, with one document. Belongs to one thread, and dies with it."""
 
-    def __init__(self, document: int, shared_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        document: int,
+        shared_bytes: int,
+        *,
+        start_rss_mb: float = _START_RSS_MB,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Start a helper for a document, which is an open descriptor of a file that is not empty.
 
         Args:
+            kind: What is to be decoded.
             document: May be closed once this is made.
             shared_bytes: Size of the largest picture that will be asked for.
+            start_rss_mb: Resident memory that it may have until it is asked (MiB).
             clock: Monotonic seconds.
 
         Raises:
@@ -93,17 +113,17 @@ class PdfHelper:
             self._shared = mmap.mmap(shared, shared_bytes)
             self._channel, theirs = socket.socketpair()
             with theirs:
-                self._process = _start(document, theirs.fileno(), shared)
+                self._process = _start(kind, document, theirs.fileno(), shared)
         except OSError as error:
             raise ShortOfMemoryError(
-                f"the PDF helper cannot be started: {error.strerror or error}"
+                f"a helper process cannot be started: {error.strerror or error}"
             ) from error
         finally:
             os.close(shared)
         try:
-            told = self._answer(Budget(_START_TIMEOUT_S))
+            told = self._answer(Budget(_START_TIMEOUT_S, start_rss_mb))
         except HelperEndedError as error:
-            raise EngineError(f"the PDF helper did not start: {error}") from error
+            raise EngineError(f"the helper process did not start: {error}") from error
         self.protection = Protection(bool(told.get("seccomp")), bool(told.get("landlock")))
 
     @property
@@ -117,9 +137,8 @@ class PdfHelper:
         Raises:
             HelperEndedError: It took too much and was killed, or ended by itself.
         """
-        content = json.dumps(request).encode()
         try:
-            self._channel.sendall(len(content).to_bytes(pdf_helper.LENGTH_BYTES, "little") + content)
+            self._channel.sendall(messages.encoded(request))
         except OSError as error:
             raise self._crashed() from error
         return self._answer(budget)
@@ -146,7 +165,7 @@ class PdfHelper:
 
     def _answer(self, budget: Budget) -> dict[str, Any]:
         deadline = self._clock() + budget.seconds
-        length = int.from_bytes(self._read(pdf_helper.LENGTH_BYTES, deadline, budget), "little")
+        length = int.from_bytes(self._read(messages.LENGTH_BYTES, deadline, budget), "little")
         if length > _MAX_ANSWER_BYTES:
             self.close()
             raise HelperEndedError("memory", f"it answered with {length} bytes")
@@ -205,16 +224,14 @@ class PdfHelper:
         self.close()
         code = process.returncode if process is not None else None
         how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
-        return HelperEndedError("crash", f"PDFium ended over it ({how})")
+        return HelperEndedError("crash", f"the decoder ended over it ({how})")
 
 
-def _start(document: int, channel: int, shared: int) -> subprocess.Popen[bytes]:
-    spec = importlib.util.find_spec("pypdfium2_raw")
-    if spec is None or not spec.submodule_search_locations:
-        raise EngineError("pypdfium2 is not installed", hint="pip install pypdfium2")
-    arguments = [os.getpid(), document, channel, shared, spec.submodule_search_locations[0]]
+def _start(kind: Kind, document: int, channel: int, shared: int) -> subprocess.Popen[bytes]:
+    libraries = json.dumps({name: _origin(name, kind.package) for name in kind.libraries})
+    arguments = [kind.name, os.getpid(), document, channel, shared, libraries]
     return subprocess.Popen(  # noqa: S603 - this interpreter, this package
-        [sys.executable, "-I", "-S", pdf_helper.__file__, *(str(argument) for argument in arguments)],
+        [sys.executable, "-I", "-S", helper.__file__, *(str(argument) for argument in arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -223,3 +240,32 @@ def _start(document: int, channel: int, shared: int) -> subprocess.Popen[bytes]:
         env={},
         start_new_session=True,  # Ctrl-C in a terminal is for the parent
     )
+
+
+def _origin(library: str, package: str) -> str:
+    """The file of a library, which is not imported here."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        raise EngineError(f"{package} is not installed", hint=f"pip install {package}")
+    return spec.origin
+
+
+# -- what a helper works with ----------------------------------------------------------------------
+
+
+@contextmanager
+def descriptor_of(file: BinaryIO) -> Iterator[int]:
+    """Give the file's own descriptor; where it has none, that of a copy in memory."""
+    try:
+        descriptor = file.fileno()
+    except (OSError, AttributeError):
+        file.seek(0)
+        copy = os.memfd_create("ocr-watcher-document", os.MFD_CLOEXEC)
+        try:
+            with os.fdopen(copy, "wb", closefd=False) as target:
+                shutil.copyfileobj(file, target)
+            yield copy
+        finally:
+            os.close(copy)
+    else:
+        yield descriptor
