@@ -149,7 +149,8 @@ def test_a_limit_on_data_is_not_handed_down(tmp_path: Path) -> None:
     path = tmp_path / "a.pdf"
     path.write_bytes(pdfs.prose())
     code = (
-        "import resource, sys; from ocr_watcher.inputs.helper_process import *; from ocr_watcher.inputs.pdf import _KIND;"
+        "import resource, sys; from ocr_watcher.inputs.helper_process import *;"
+        "from ocr_watcher.inputs.pdf import _KIND;"
         "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, resource.RLIM_INFINITY));"
         f"file = open({str(path)!r}, 'rb'); helper = Helper(_KIND, file.fileno(), 3);"
         "print(Path(f'/proc/{helper.pid}/limits').read_text()); helper.close()"
@@ -169,7 +170,8 @@ def test_the_helper_does_not_outlive_its_parent(tmp_path: Path, busy: bool) -> N
         else ""
     )
     code = (
-        "import time; from ocr_watcher.inputs.helper_process import *; from ocr_watcher.inputs.pdf import _KIND;"
+        "import time; from ocr_watcher.inputs.helper_process import *;"
+        "from ocr_watcher.inputs.pdf import _KIND;"
         f"file = open({str(path)!r}, 'rb'); helper = Helper(_KIND, file.fileno(), 3_000_000);"
         "helper.ask({'do': 'open', 'passwords': []}, Budget(60, 200)); print(helper.pid, flush=True);"
         f"{ask or 'time.sleep(60)'}"
@@ -237,10 +239,11 @@ def test_a_helper_that_takes_too_long_is_killed(helper: Helper) -> None:
         os.kill(pid, 0)
 
 
-def test_the_filter_is_sound_for_every_architecture() -> None:
+@pytest.mark.parametrize("threads", [False, True])
+def test_the_filter_is_sound_for_every_architecture(threads: bool) -> None:
     """Jumps land on instructions, and every path ends in a decision."""
     for architecture, column in sandbox._ARCHITECTURES.values():
-        rows = sandbox._program(architecture, column)
+        rows = sandbox._program(architecture, column, threads=threads)
         assert rows[-1][0] == sandbox._RETURN
         for at, (code, if_true, if_false, _) in enumerate(rows):
             if code in (sandbox._EQUAL, sandbox._ANY_BIT):

@@ -44,6 +44,7 @@ class DecodeLimits:
         max_decode_mb: MiB that decoding may take now.
         max_decode_mb_ever: MiB that decoding could take in a fresh process on an idle machine: a page that
             needs more is refused for good, one that needs less is tried again later.
+        decode_timeout_s: Seconds that a helper process may take over a picture.
         pdf: What holds for a PDF.
     """
 
@@ -53,6 +54,7 @@ class DecodeLimits:
     max_page_pixels: float = math.inf
     max_decode_mb: float = math.inf
     max_decode_mb_ever: float = math.inf
+    decode_timeout_s: float = 60.0
     pdf: PdfLimits = PdfLimits()
 
 

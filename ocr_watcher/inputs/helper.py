@@ -35,7 +35,12 @@ _FONT_FOLDERS = (
     "/usr/local/share/fonts",
 )
 # The module of each kind. Each has `serve(document, shared)`, which gives what answers requests.
-_KINDS = {"pdf": "ocr_watcher.inputs.pdf_pages", "picture": "ocr_watcher.inputs.picture_helper"}
+_KINDS = {
+    "pdf": "ocr_watcher.inputs.pdf_pages",
+    "picture": "ocr_watcher.inputs.picture_helper",
+    "heif": "ocr_watcher.inputs.picture_helper",
+}
+_WITH_THREADS = frozenset({"heif"})  # libheif decodes nothing without one
 
 
 def main() -> None:
@@ -57,8 +62,9 @@ def main() -> None:
     answer: Answer = serve(_all_of(content), _all_of(mmap.mmap(shared, 0)))
     os.close(document)
     os.close(shared)
-    sandbox.limit_resources()
-    messages.send(channel, sandbox.confine(_FONT_FOLDERS)._asdict())
+    threads = kind in _WITH_THREADS
+    sandbox.limit_resources(threads=threads)
+    messages.send(channel, sandbox.confine(_FONT_FOLDERS, threads=threads)._asdict())
     while (request := messages.receive(channel)) is not None:
         try:
             answered = answer(request)

@@ -49,7 +49,7 @@ _LEAST_RSS_MB = 100.0
 # A page that took too much, or ended the helper, is tried again at half the side, in half the time.
 _TRIES = (1, 2)
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_MALFORMED = (KeyError, TypeError, ValueError, OverflowError)
 
 
 class PdfFamily:
@@ -106,16 +106,17 @@ class PdfDocument:
         try:
             width_px, height_px = self._size_px(index, limits, what)
             request = {"do": "text", "page": index, "always": limits.pdf.text == "layer"}
-            found = self._ask(request, limits, what)["lines"]
-            if found is None:
-                return None
-            lines, turned_deg = _lines(found, width_px, height_px)
+            answer = self._ask(request, limits, what)
         except HelperEndedError as ended:
             if limits.pdf.text == "layer":
                 raise _failed(what, ended) from ended
             # The picture may still be had: `picture` takes this for its first try.
             self._killed, self._killed_over = ended, index
             return None
+        if answer.get("lines") is None:
+            return None
+        try:
+            lines, turned_deg = _lines(answer["lines"], width_px, height_px)
         except _MALFORMED as error:
             raise UnreadableError(f"{what} is damaged: its text layer makes no sense") from error
         return PageText(width_px, height_px, lines, turned_deg, DPI)
@@ -134,7 +135,7 @@ class PdfDocument:
             try:
                 return self._draw(index, smaller, what, seconds=limits.pdf.page_timeout_s / divisor)
             except HelperEndedError as error:
-                if error.why == "memory" and _rss_mb(limits) < _MAX_RSS_MB:
+                if error.why == "memory" and _rss_mb(limits) < _rss_mb(limits, ever=True):
                     raise ShortOfMemoryError(f"{what}: {error}") from error
                 ended = error
         raise _failed(f"{what}, at half the size too", ended)
@@ -258,9 +259,10 @@ def _failed(what: str, ended: HelperEndedError | None) -> FileError:
     return UnreadableError(message)
 
 
-def _rss_mb(limits: DecodeLimits) -> float:
-    """How much memory a helper may have."""
-    return min(_MAX_RSS_MB, max(_LEAST_RSS_MB, limits.max_decode_mb))
+def _rss_mb(limits: DecodeLimits, *, ever: bool = False) -> float:
+    """How much memory a helper may have now, or in a fresh process on an idle machine (MiB)."""
+    left_mb = limits.max_decode_mb_ever if ever else limits.max_decode_mb
+    return min(_MAX_RSS_MB, max(_LEAST_RSS_MB, left_mb))
 
 
 def _shared_bytes(limits: DecodeLimits) -> int:

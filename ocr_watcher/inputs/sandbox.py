@@ -13,7 +13,7 @@ import resource
 import signal
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,9 +41,10 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def limit_resources() -> None:
+def limit_resources(*, threads: bool) -> None:
     """Allow no byte in a file, no further process, few descriptors and no core dump.
 
+    With `threads` the number of processes is left to `confine`: to this limit a thread is one.
     RLIMIT_DATA is lifted as far as it may be: PDFium leaves pictures out of a page when an allocation is
     refused, and reports success. (The parent sets it on itself for `memory.hard_limit_mb`.)
     """
@@ -53,21 +54,24 @@ def limit_resources() -> None:
             os.write(fd, b"1000")
         finally:
             os.close(fd)
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
+    if not threads:
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def confine(readable: Iterable[str]) -> Protection:
+def confine(readable: Iterable[str], *, threads: bool) -> Protection:
     """Give up everything but memory, the open descriptors, and reading below the folders in `readable`.
 
-    Cannot be undone. From here on nothing can be imported and no code be loaded.
+    Cannot be undone. From here on nothing can be imported and no code be loaded. With `threads`, threads of
+    this process may be started, and nothing else.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     landlock = _restrict_reading(readable)
-    return Protection(_filter_calls(), landlock)
+    return Protection(_filter_calls(threads=threads), landlock)
 
 
 # -- prctl, syscall ------------------------------------------------------------------------------
@@ -167,25 +171,37 @@ _ALLOWED_WITHOUT: dict[str, tuple[tuple[int | None, int | None], int, int]] = {
     "mmap": ((9, 222), 2, _PROT_EXEC),
     "mprotect": ((10, 226), 2, _PROT_EXEC),
 }
+# Further ones for threads. clone3 has its flags in memory, where a filter cannot look: without it, the C
+# library takes clone.
+_ALLOWED_TO_THREADS: dict[str, tuple[int, int]] = {
+    "set_robust_list": (273, 99),
+    "rseq": (334, 293),
+    "sched_getaffinity": (204, 123),
+}
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_CLONE_THREAD = 0x10000
 # AUDIT_ARCH_*, and the column above.
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
-_ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
+_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 _AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENTS = 0, 4, 16  # in struct seccomp_data, little-endian
 _SECCOMP_MODE_FILTER = 2
+
+
+_Row: TypeAlias = tuple[int, int, int, int]
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def _filter_calls() -> bool:
+def _filter_calls(*, threads: bool) -> bool:
     """Refuse every system call that is not listed, with EPERM. False where that is not possible."""
     known = _ARCHITECTURES.get(os.uname().machine)
     if known is None:
         return False
-    code = b"".join(struct.pack("=HBBI", *row) for row in _program(*known))
+    code = b"".join(struct.pack("=HBBI", *row) for row in _program(*known, threads=threads))
     program = _Program(len(code) // 8, ctypes.cast(ctypes.create_string_buffer(code), ctypes.c_void_p))
     try:
         _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program))
@@ -194,7 +210,7 @@ def _filter_calls() -> bool:
     return True
 
 
-def _program(architecture: int, column: int) -> list[tuple[int, int, int, int]]:
+def _program(architecture: int, column: int, *, threads: bool) -> list[_Row]:
     """Give the filter as rows (code, jump if true, jump if false, operand) of classic BPF."""
     rows = [
         (_LOAD, 0, 0, _AT_ARCHITECTURE),
@@ -202,16 +218,25 @@ def _program(architecture: int, column: int) -> list[tuple[int, int, int, int]]:
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _AT_NUMBER),
     ]
-    for numbers in _ALLOWED.values():
-        if numbers[column] is not None:
-            rows += [(_EQUAL, 0, 1, numbers[column] or 0), (_RETURN, 0, 0, _ALLOW)]
+    for numbers in (_ALLOWED | _ALLOWED_TO_THREADS if threads else _ALLOWED).values():
+        rows += _for_call(numbers[column], [(_RETURN, 0, 0, _ALLOW)])
     for numbers, argument, bits in _ALLOWED_WITHOUT.values():
-        if numbers[column] is not None:
-            rows += [
-                (_EQUAL, 0, 4, numbers[column] or 0),
-                (_LOAD, 0, 0, _AT_ARGUMENTS + 8 * argument),
-                (_ANY_BIT, 1, 0, bits),
-                (_RETURN, 0, 0, _ALLOW),
-                (_RETURN, 0, 0, _EPERM),
-            ]
+        rows += _for_call(numbers[column], _by_bits(argument, bits, any_set=_EPERM, none_set=_ALLOW))
+    if threads:
+        rows += _for_call(_CLONE3[column], [(_RETURN, 0, 0, _ENOSYS)])
+        rows += _for_call(_CLONE[column], _by_bits(0, _CLONE_THREAD, any_set=_ALLOW, none_set=_EPERM))
     return [*rows, (_RETURN, 0, 0, _EPERM)]
+
+
+def _for_call(number: int | None, decide: list[_Row]) -> list[_Row]:
+    """Give rows that decide about one call, and are jumped over at others."""
+    return [] if number is None else [(_EQUAL, 0, len(decide), number), *decide]
+
+
+def _by_bits(argument: int, bits: int, *, any_set: int, none_set: int) -> list[_Row]:
+    return [
+        (_LOAD, 0, 0, _AT_ARGUMENTS + 8 * argument),
+        (_ANY_BIT, 1, 0, bits),
+        (_RETURN, 0, 0, none_set),
+        (_RETURN, 0, 0, any_set),
+    ]

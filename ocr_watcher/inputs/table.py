@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO
 
 from ocr_watcher.errors import FileError
+from ocr_watcher.inputs.avif import AVIF
 from ocr_watcher.inputs.bmp import BMP
 from ocr_watcher.inputs.gif import GIF
+from ocr_watcher.inputs.heif import HEIF
 from ocr_watcher.inputs.jpeg import JPEG
+from ocr_watcher.inputs.jpeg2000 import JPEG2000
 from ocr_watcher.inputs.limits import check_size, read_head
 from ocr_watcher.inputs.pdf import PDF
 from ocr_watcher.inputs.png import PNG
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 # Nothing else ever sees the bytes. The first that knows the file's mark has it.
 # PDF is the last: its mark may stand behind other bytes.
-FAMILIES: tuple[Family, ...] = (PNG, JPEG, GIF, BMP, WEBP, TIFF, PDF)
+FAMILIES: tuple[Family, ...] = (PNG, JPEG, GIF, BMP, WEBP, TIFF, JPEG2000, AVIF, HEIF, PDF)
 
 # What a family may look at to know its files.
 HEAD_BYTES = 1024

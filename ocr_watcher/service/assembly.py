@@ -121,6 +121,7 @@ def decode_limits(settings: Settings) -> DecodeLimits:
         max_file_bytes=int(settings.image.max_file_mb * _MIB),
         max_pixels=int(settings.image.max_megapixels * 1_000_000),
         max_side_px=settings.image.max_side_px,
+        decode_timeout_s=settings.ocr.job_timeout_s / 2,
         pdf=PdfLimits(
             max_file_bytes=int(settings.pdf.max_file_mb * _MIB),
             max_pages=settings.pdf.max_pages,
