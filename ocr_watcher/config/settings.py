@@ -6,6 +6,7 @@ validated. This module never looks whether a folder or a model exists: the modul
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -31,6 +32,8 @@ the current folder."""
 DEFAULT_EXTENSIONS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".pdf", ".avif", ".jp2", ".j2k", ".jpf"),
+    # Its decoder is an extra; without it these names are as good as any other.
+    *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),
 )
 
 DEFAULT_IGNORE = (
