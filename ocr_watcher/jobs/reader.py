@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from ocr_watcher.document import Page
 from ocr_watcher.errors import EngineLostError, OutOfMemoryError
 from ocr_watcher.inputs import table
-from ocr_watcher.ocr import result
+from ocr_watcher.ocr import orientation, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, PageText
     from ocr_watcher.ocr.engine import Engine
@@ -108,9 +111,14 @@ class Reader:
             return PageRead(_page_of(text, index), self._clock() - began)
         picture = opened.picture(index, limits)
         loaded = self._clock()
-        raw = self._engine.read(picture.bgr)
+        turn_deg = self._turn_deg(picture.bgr)
+        raw = self._engine.read(orientation.turn(picture.bgr, turn_deg))
+        height, width = picture.bgr.shape[:2]
         lines = tuple(
-            replace(line, polygon=picture.to_source(line.polygon))
+            replace(
+                line,
+                polygon=picture.to_source(orientation.turn_back(line.polygon, turn_deg, width, height)),
+            )
             for line in result.normalise(raw)
             if line.score >= self._min_score
         )
@@ -122,9 +130,15 @@ class Reader:
             picture.scale,
             lines,
             limited=max(picture.bgr.shape[:2]) < wanted_px,
+            turned_deg=turn_deg,
             dpi=picture.dpi,
         )
         return PageRead(page, loaded - began, self._clock() - loaded)
+
+    def _turn_deg(self, bgr: NDArray[np.uint8]) -> int:
+        """How the page is to be turned, by a look at it and, where that says so, by reading."""
+        proposed_deg = self._engine.turn_deg(bgr)
+        return orientation.decide(bgr, proposed_deg, self._engine.read) if proposed_deg else 0
 
     def _check_engine(self) -> None:
         """After an allocation failed inside it, see that the engine still works."""

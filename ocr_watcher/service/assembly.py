@@ -32,6 +32,7 @@ from ocr_watcher.ocr import models, paddle_ocr, params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ocr_watcher.config import Settings
     from ocr_watcher.jobs.observers import Observer
@@ -106,8 +107,22 @@ def make_engine(settings: Settings) -> Engine:
         log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
     return paddle_ocr.create(
-        ocr.engine, spec, ocr.threads, ocr.params, provider=ocr.provider, precision=ocr.precision
+        ocr.engine,
+        spec,
+        ocr.threads,
+        ocr.params,
+        provider=ocr.provider,
+        precision=ocr.precision,
+        orientation=orientation_model(settings),
     )
+
+
+def orientation_model(settings: Settings) -> Path | None:
+    """The file of the model that tells how a page lies, where pages are to be turned and it is there."""
+    # Whoever has PaddleOCR turn pages would have them turned twice.
+    if settings.ocr.orientation == "off" or settings.ocr.params.get("use_doc_orientation_classify"):
+        return None
+    return models.orientation_file(settings.ocr.model_store)
 
 
 def rules(settings: Settings) -> Rules:
