@@ -45,9 +45,8 @@ class Pdf:
     ) -> int:
         stream = self.stream(content)
         number = self.add(
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %s %s] /Contents %d 0 R "
-            b"/Resources << /Font << /F1 3 0 R >> %s >> %s >>"
-            % (b"%d" % size[0], b"%d" % size[1], stream, resources, entries)
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %.12g %.12g] /Contents %d 0 R "
+            b"/Resources << /Font << /F1 3 0 R >> %s >> %s >>" % (*size, stream, resources, entries)
         )
         self.pages.append(number)
         return number
