@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -592,3 +593,45 @@ def test_odd_pdfs_each_end_in_pages_or_an_error() -> None:
     assert ends["encrypted"] == 18
     assert ends["Picture"] > 150
     assert ends["PageText"] > 150
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_damaged_pdfs_end_in_pages_or_an_error() -> None:
+    """Bits turned, pieces cut out and doubled, at random."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    chance = random.Random(seed)  # noqa: S311 - repeatable
+    print(f"seed {seed}")
+    scanned = Pdf()
+    scanned.scan(drawn(), over=text(*PROSE))
+    scanned.scan(drawn(5))
+    ends: Counter[str] = Counter()
+    for data in (prose(), scanned.bytes(), pdfs.locked("")):
+        for _ in range(150):
+            bad = bytearray(data)
+            for _ in range(chance.choice((1, 3, 30))):
+                at, length = chance.randrange(len(bad)), chance.randrange(1, 40)
+                match chance.randrange(3):
+                    case 0:
+                        bad[at] ^= 1 << chance.randrange(8)
+                    case 1:
+                        del bad[at : at + length]
+                    case _:
+                        bad[at:at] = bad[at : at + length]
+            ends[_end_of(bytes(bad))] += 1
+    print(dict(ends))
+    assert not set(ends) - {
+        "PageText",
+        "Picture",
+        "unreadable",
+        "truncated",
+        "encrypted",
+        "unsupported_format",
+    }
+
+
+def _end_of(data: bytes) -> str:
+    try:
+        return type(page_of(data, limits(page_timeout_s=10))).__name__
+    except FileError as error:
+        return error.code

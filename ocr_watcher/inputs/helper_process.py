@@ -63,8 +63,8 @@ class Budget:
 class Protection:
     """Which of the kernel's filters hold in a helper."""
 
-    seccomp: bool
-    landlock: bool
+    seccomp: bool = False
+    landlock: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ page that makes the helper take too much memory or time is tried once more at ha
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections import Counter
@@ -25,7 +26,14 @@ from ocr_watcher.errors import (
     UnreadableError,
 )
 from ocr_watcher.inputs.base import DecodeLimits, PageText, Picture
-from ocr_watcher.inputs.helper_process import Budget, Helper, HelperEndedError, Kind, descriptor_of
+from ocr_watcher.inputs.helper_process import (
+    Budget,
+    Helper,
+    HelperEndedError,
+    Kind,
+    Protection,
+    descriptor_of,
+)
 from ocr_watcher.inputs.limits import check_size, fit
 
 if TYPE_CHECKING:
@@ -139,6 +147,11 @@ class PdfDocument:
                     raise ShortOfMemoryError(f"{what}: {error}") from error
                 ended = error
         raise _failed(f"{what}, at half the size too", ended)
+
+    @property
+    def protection(self) -> Protection:
+        """Which of the kernel's filters hold in the helper."""
+        return self._helper.protection if self._helper is not None else Protection()
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -309,3 +322,24 @@ def _corners(box: Any, quarter: int, width_px: int, height_px: int) -> Polygon: 
     top, bottom = (min(max(edge, 0.0), float(height_px)) for edge in (top, bottom))
     corners = ((left, top), (right, top), (right, bottom), (left, bottom))
     return corners[quarter % 4 :] + corners[: quarter % 4]
+
+
+# -- for `doctor` ----------------------------------------------------------------------------------
+
+# PDFium finds the objects without a table of them.
+_SMALLEST = (
+    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+    b"2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 72 72]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+)
+
+
+def try_out() -> Protection:
+    """Draw an empty page, and tell how the helper is confined. Raises `FileError` where that fails."""
+    limits = DecodeLimits(len(_SMALLEST), 1_000_000, 72)
+    document = PDF.open(io.BytesIO(_SMALLEST), limits)
+    try:
+        document.picture(0, limits)
+        return document.protection
+    finally:
+        document.close()
