@@ -160,7 +160,15 @@ def test_without_a_proposal_nothing_is_read_twice() -> None:
 def test_a_middle_without_text_has_the_whole_page_read() -> None:
     engine = FakeEngine(on_read=lambda _bgr: [], on_turn=lambda _bgr: 90)
     assert read(half_and_half(), engine).turned_deg == 0
-    assert engine.shapes == [(80, 80, 3), (80, 80, 3), (300, 200, 3), (200, 300, 3), (300, 200, 3)]
+    assert engine.shapes == [(80, 80, 3)] * 3 + [(300, 200, 3), (200, 300, 3), (200, 300, 3), (300, 200, 3)]
+
+
+def test_the_opposite_of_a_proposed_side_is_tried_as_well() -> None:
+    """Red to the right: the page is upright once it is turned by 270 degrees, and 90 was proposed."""
+    engine = fake(90, upright=0.99, turned=0.6)
+    page = read(half_and_half().rotate(-90, expand=True), engine)
+    assert page.turned_deg == 270
+    assert page.lines[0].score == 0.99
 
 
 def test_lines_that_stand_are_no_proof() -> None:
