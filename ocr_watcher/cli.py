@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", _run, "watch the inbox until stopped")
     once = verb("once", _once, "do what is in the inbox, or the given files, then exit")
     once.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of images")
+    text = verb("text", _text, "read files and print their text; writes nothing")
+    text.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
+    text.add_argument("files", nargs="+", metavar="FILE", help="images; - is standard input")
     verb(
         "check-config",
         _check_config,
@@ -205,6 +208,39 @@ def _once(asked: argparse.Namespace) -> int:
         print(f"Stopped before the end: {summary.recycle}. Run it again for the rest.")
         return ExitCode.RECYCLE
     return ExitCode.SOME_FAILED if summary.failed else ExitCode.OK
+
+
+def _text(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+    from ocr_watcher.verbs import configuration
+
+    settings = configuration.load(asked.config)
+    log.set_up("warning", None, 1, 1)
+    # Whatever a library prints goes to standard error: standard output is for the text.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from ocr_watcher.log import one_line
+    from ocr_watcher.service import assembly
+    from ocr_watcher.verbs import text
+
+    def write(piece: bytes) -> None:
+        out.write(piece)
+        out.flush()  # a page at a time: whoever reads need not wait for the last
+
+    failed = 0
+    with out:
+        for failure in text.read(
+            settings,
+            assembly.make_engine,
+            asked.files,
+            asked.format,
+            standard_input=sys.stdin.buffer,
+            write=write,
+        ):
+            failed += 1
+            print(f"ocr-watcher: {one_line(failure.file)}: {one_line(str(failure.error))}", file=sys.stderr)
+            print(f"  {failure.error.hint}", file=sys.stderr)
+    return ExitCode.SOME_FAILED if failed else ExitCode.OK
 
 
 def _is_in_an_inbox(path: Path, settings: Settings) -> bool:
