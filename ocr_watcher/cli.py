@@ -66,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
     status = verb("status", _status, "tell what the service is doing, and how far it is")
-    status.add_argument("--json", action="store_true", help="one JSON object")
+    shown = status.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="one JSON object")
+    shown.add_argument("--failed", action="store_true", help="which files failed, why, and what to do")
+    shown.add_argument("--watch", action="store_true", help="refreshed every second until Ctrl-C")
     retry = verb("retry", _retry, "forget the failure of files, so that they are tried again")
     which = retry.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -297,11 +300,36 @@ def _doctor(asked: argparse.Namespace) -> int:
 def _status(asked: argparse.Namespace) -> int:
     from ocr_watcher.verbs import configuration, status
 
-    document = status.collect(configuration.load_existing(asked.config))
-    if asked.json:
-        print(json.dumps(document))
-    else:
-        print("\n".join(status.in_words(document)))
+    settings = configuration.load_existing(asked.config)
+    if asked.failed:
+        return _show_failed(settings)
+    if asked.watch:
+        return _watch_status(settings)
+    now = status.collect(settings)
+    print(json.dumps(now.as_json()) if asked.json else "\n".join(status.in_words(now)))
+    return ExitCode.OK
+
+
+def _show_failed(settings: Settings) -> int:
+    from ocr_watcher.verbs import status
+
+    number = 0
+    for number, failure in enumerate(status.failed(settings), 1):  # noqa: B007 - counted
+        print("\n".join(status.failed_in_words(failure)))
+    print(f"{number} file{'s' if number > 1 else ''}" if number else "no file has failed")
+    return ExitCode.OK
+
+
+def _watch_status(settings: Settings) -> int:
+    import time
+
+    from ocr_watcher.verbs import status
+
+    clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            print(clear + "\n".join(status.in_words(status.collect(settings))), flush=True)
+            time.sleep(1)
     return ExitCode.OK
 
 

@@ -22,10 +22,11 @@ from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.watch import Events, Watcher
 from ocr_watcher.service import assembly
-from ocr_watcher.service.health import Notifier, StatusFile
+from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Reporter
 from ocr_watcher.service.signals import StopSignals
+from ocr_watcher.service.told import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
