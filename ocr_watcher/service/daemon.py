@@ -141,6 +141,9 @@ class Daemon:
         now = time.monotonic()
         self._advance_scan(parts, now)
         due = parts.intake.step()  # after the scan, so that what it found is waited for and no longer
+        self._reporter.note_load(
+            idle=not (parts.intake.busy or parts.intake.waiting or parts.intake.rescan_due)
+        )
         if parts.timers.look_after.is_due(now):
             self._look_after(parts)
             if parts.watcher.ensure():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from ocr_watcher.service.told import StatusFile
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """When the first file of a batch came (monotonic s), and how many had ended by then."""
+
+    since: float
+    done: int
+    failed: int
+
+
 class Reporter:
     """Counts jobs and tells how it goes."""
 
@@ -53,11 +62,30 @@ class Reporter:
         self._told = Told()
         self.done = 0
         self.failed = 0
+        self._batch: _Batch | None = None
 
     def count(self, outcome: Outcome) -> None:
         """A job ended."""
         self.done += outcome is Outcome.DONE
         self.failed += outcome is Outcome.FAILED
+
+    def note_load(self, *, idle: bool) -> None:
+        """Log `queue.drained` when the last file that waited has its record; call it at every tick."""
+        if not idle:
+            self._batch = self._batch or _Batch(self._clock(), self.done, self.failed)
+            return
+        batch, self._batch = self._batch, None
+        if batch is None or (self.done, self.failed) == (batch.done, batch.failed):
+            return  # what came in went away again
+        duration_s = max(self._clock() - batch.since, 0.001)
+        done, failed = self.done - batch.done, self.failed - batch.failed
+        self._log.info(
+            "queue.drained",
+            done=done,
+            failed=failed,
+            duration_s=round(duration_s, 1),
+            files_per_s=round((done + failed) / duration_s, 2),
+        )
 
     # -- the status file -----------------------------------------------------------------------
 
