@@ -231,6 +231,8 @@ class Attempt:
             key = f"{self._sha256}:{tools.settings_key}"
             pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
             first = len(pages)
+            if first:
+                tools.observer.resumed(job, first, opened.pages)
             for index in range(first, opened.pages):
                 if index > first:
                     self._between_pages()
