@@ -246,6 +246,8 @@ class Attempt:
             first = len(pages)
             if self._used_up is not None and first == 0:
                 raise self._used_up  # those that were kept are of another version
+            if first:
+                tools.observer.resumed(job, first, opened.pages)
             for index in range(first, opened.pages):
                 if index > first:
                     self._between_pages()

@@ -48,6 +48,9 @@ class Observer:
     def job_started(self, job: Job) -> None:
         """An attempt begins."""
 
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        """`kept` of `pages` pages were read by an earlier attempt; this one goes on after them."""
+
     def page_started(self, job: Job, index: int, pages: int) -> None:
         """Page `index` (from 0) of `pages` is about to be decoded; `pages` is 0 until that is known."""
 
@@ -93,6 +96,9 @@ class Observers(Observer):
     def job_started(self, job: Job) -> None:
         self._tell("job_started", job)
 
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        self._tell("resumed", job, kept, pages)
+
     def page_started(self, job: Job, index: int, pages: int) -> None:
         self._tell("page_started", job, index, pages)
 
@@ -130,6 +136,9 @@ class LogObserver(Observer):
     def __init__(self, log: FilteringBoundLogger, queue_depth: Callable[[], int]) -> None:
         self._log = log
         self._queue_depth = queue_depth
+
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        self._log.info("file.resumed", path=job.path, page=kept + 1, pages=pages)
 
     def page_read(self, job: Job, read: PageRead, pages: int) -> None:
         if pages > 1:
