@@ -1,7 +1,7 @@
 """structlog set-up: JSON lines to a rotating file; readable lines on a terminal, JSON lines elsewhere.
 
 Library messages (logging, warnings) take the same road, so nothing is printed past the log.
-Nothing that comes from a file name or a file reaches a line unescaped. Imports `errors` only.
+Nothing that comes from a file name or a file reaches a line unescaped.
 """
 
 from __future__ import annotations

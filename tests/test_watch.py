@@ -308,7 +308,7 @@ def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
     try:
         assert not again.polls
         assert again.is_alive()
-        deep.touch()
+        deep.write_bytes(b"xx")
         wait_for(events, Event("file", str(deep), closed=True))
     finally:
         again.stop()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
-from ocr_watcher.document import Document, MemoryUse, Source, Timing
+from ocr_watcher.document import Document, MemoryUse, Page, PageError, Source, Timing
 from ocr_watcher.errors import (
     ChangedError,
     EngineCrashedError,
@@ -22,8 +22,10 @@ from ocr_watcher.errors import (
     EngineLostError,
     FileError,
     JobTimeoutError,
+    NoPageError,
     OutputError,
     ShortOfMemoryError,
+    SlowPageError,
     VanishedError,
 )
 from ocr_watcher.inbox import records
@@ -33,6 +35,7 @@ from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Outcome, Stamp
 from ocr_watcher.jobs.observers import JobEnded
 from ocr_watcher.jobs.pages import Pages
+from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict, judge
 from ocr_watcher.outputs import archive, commit, sidecar
 from ocr_watcher.outputs.base import About
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from io import BufferedReader
 
-    from ocr_watcher.document import EngineFacts, Page
+    from ocr_watcher.document import EngineFacts
     from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.journal import Attempts, Journal
@@ -66,6 +69,9 @@ _WORTH_A_RECYCLE_MB = 100
 # A long document lets others go first after this time (s): long enough that opening it again costs little,
 # short enough that somebody who drops a receipt beside a thousand pages sees it read.
 _TURN_S = 30.0
+# After so many pages in a row that took too much time or memory, the rest of the document is not tried: two
+# thousand such pages would take a day.
+_COSTLY_PAGES = 5
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ class Attempt:
         self._started = 0.0
         self._rss_before_mb = 0.0
         self._number = 1
+        self._used_up: FileError | None = None
         self._sha256: str | None = None
         self._pages: Pages | None = None
         self._document: Document | None = None
@@ -215,11 +222,16 @@ class Attempt:
         )
 
     def _check_attempts(self, known: Attempts) -> None:
-        """Raise what used up the last try, where every try is used up."""
+        """Raise what used up the last try, where every try is used up.
+
+        Where pages are kept, that was the next page: `_read` looks whether the others can do without it.
+        """
         if known.count >= self._tools.max_attempts:
             self._number = known.count
             cause = _LAST_ERRORS.get(known.code, EngineCrashedError)
-            raise cause(known.message or f"the process ended {known.count} times in this file")
+            self._used_up = cause(known.message or f"the process ended {known.count} times in this file")
+            if not self._tools.journal.keeps_pages(self._job.path):
+                raise self._used_up
 
     def _as_file_error(self, raised: BaseException) -> FileError:
         """The error of the file that stands for whatever was raised."""
@@ -239,11 +251,11 @@ class Attempt:
         """Ask for a fresh process where only that can read the file."""
         tools = self._tools
         if isinstance(raised, EngineLostError):
-            tools.supervision.request_recycle(str(raised))
+            self._recycle(str(raised))
         elif isinstance(raised, ShortOfMemoryError):
             rss_mb = tools.memory.rss_mb()
             if tools.guard.recycle_gains_mb(rss_mb) > _WORTH_A_RECYCLE_MB:
-                tools.supervision.request_recycle(f"RSS {rss_mb:.0f} MiB leaves too little for a page")
+                self._recycle(f"RSS {rss_mb:.0f} MiB leaves too little for a page")
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -278,33 +290,83 @@ class Attempt:
 
     def _open(self, file: BufferedReader) -> OpenDocument:
         tools = self._tools
-        if self._job.stamp.size_bytes <= tools.limits.max_file_bytes:
+        if self._job.stamp.size_bytes <= tools.reader.max_file_bytes(file, tools.limits):
+            file.seek(0)
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return tools.reader.open(file, tools.limits)
 
     def _read(self, opened: OpenDocument) -> Pages:
-        """Every page of a document, beginning with the first that was not read before."""
+        """Every page of a document, beginning with the first that was not read before.
+
+        Raises `NoPageError` where none can be read, and what ends the attempt.
+        """
         job, tools = self._job, self._tools
         key = f"{self._sha256}:{tools.settings_key}"
         pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
         first = len(pages)
+        if self._used_up is not None and first == 0:
+            raise self._used_up  # those that were kept are of another version
+        if first:
+            tools.observer.resumed(job, first, opened.pages)
         for index in range(first, opened.pages):
             if index > first:
                 self._between_pages()
             tools.observer.page_started(job, index, opened.pages)
             self._read_page(opened, index, pages)
+        if pages.first_error is not None and pages.failed == len(pages):
+            raise NoPageError(
+                f"none of {len(pages)} pages can be read: {pages.first_error.message}",
+                code=pages.first_error.code,
+            )
         return pages
 
     def _read_page(self, opened: OpenDocument, index: int, pages: Pages) -> None:
         job, tools = self._job, self._tools
-        read = tools.reader.page(
-            opened,
-            index,
-            self._limits(),
-            shrunk=lambda side_px, why: tools.observer.out_of_memory(job, index, side_px, why),
-        )
+        try:
+            self._check_page(pages)
+            read = tools.reader.page(
+                opened,
+                index,
+                self._limits(),
+                shrunk=lambda side_px, why: tools.observer.out_of_memory(job, index, side_px, why),
+            )
+        except _ANYTHING as raised:
+            if isinstance(raised, Interruption):
+                raise
+            error = self._as_file_error(raised)
+            if not self._spares(opened, error):
+                if error is raised:
+                    raise
+                raise error from raised
+            tools.observer.page_failed(job, index, opened.pages, error)
+            read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
+        else:
+            tools.observer.page_read(job, read, opened.pages)
         pages.add(read)
-        tools.observer.page_read(job, read, opened.pages)
+        self._used_up = None
+        if opened.pages > 1:
+            self._number = 1  # attempts count for the page at hand
+
+    def _check_page(self, pages: Pages) -> None:
+        """Raise what is known of the next page before it is tried."""
+        if self._used_up is not None:
+            raise self._used_up
+        if pages.costly >= _COSTLY_PAGES:
+            raise SlowPageError(
+                f"not tried, because each of the {pages.costly} pages before it took too much"
+            )
+
+    def _spares(self, opened: OpenDocument, error: FileError) -> bool:
+        """Whether the other pages are read although this one cannot be."""
+        last_try = self._number >= self._tools.max_attempts
+        return (
+            opened.has_separate_pages
+            and opened.pages > 1
+            and self._job.settled  # otherwise it may not be complete
+            and not error.transient
+            and not isinstance(error, EngineLostError)
+            and (last_try or not error.retryable)
+        )
 
     def _between_pages(self) -> None:
         """End here, with what was read kept, where the service stops, is to be recycled, or others wait."""
@@ -312,7 +374,7 @@ class Attempt:
         tools.memory.give_back()
         reason = tools.guard.after_page(tools.memory.rss_mb())
         if reason:
-            tools.supervision.request_recycle(reason)
+            self._recycle(reason)
         if tools.supervision.stop_requested or tools.supervision.recycle_reason:
             raise Interruption(Outcome.BROKEN_OFF)
         if tools.clock() - self._started > _TURN_S and tools.others_wait():
@@ -411,13 +473,17 @@ class Attempt:
         if pixels >= limits.max_side_px**2:
             return limits
         if tools.guard.recycle_gains_mb(figures.rss_mb) > _WORTH_A_RECYCLE_MB:
-            tools.supervision.request_recycle(
-                f"RSS {figures.rss_mb:.0f} MiB leaves too little of memory.rss_limit_mb for a page"
-            )
+            self._recycle(f"RSS {figures.rss_mb:.0f} MiB leaves too little of memory.rss_limit_mb for a page")
             raise Interruption(Outcome.BROKEN_OFF)
         pixels = max(pixels, _LEAST_PIXELS)
         tools.observer.page_limited(self._job, headroom_mb, pixels)
         return replace(limits, max_page_pixels=pixels)
+
+    def _recycle(self, reason: str) -> None:
+        """Ask for a fresh process, and tell so once."""
+        if not self._tools.supervision.recycle_reason:
+            self._tools.supervision.request_recycle(reason)
+            self._tools.observer.recycled(reason)
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -425,7 +491,11 @@ class Attempt:
         return Source(self._job.name, self._job.stamp, self._sha256)
 
     def _describe(self, pages: Pages, writing: Writing) -> Document:
-        warnings = {"page_limited": pages.limited, "output_skipped": bool(writing.not_possible)}
+        warnings = {
+            "page_limited": pages.limited,
+            "page_failed": bool(pages.failed),
+            "output_skipped": bool(writing.not_possible),
+        }
         memory = self._tools.memory.figures()
         return Document(
             source=self._source(),
@@ -485,4 +555,4 @@ class Attempt:
             tools.observer.trouble(self._job, trouble)
             return
         if reason:
-            tools.supervision.request_recycle(reason)
+            self._recycle(reason)

@@ -48,6 +48,9 @@ class Observer:
     def job_started(self, job: Job) -> None:
         """An attempt begins."""
 
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        """`kept` of `pages` pages were read by an earlier attempt; this one goes on after them."""
+
     def page_started(self, job: Job, index: int, pages: int) -> None:
         """Page `index` (from 0) of `pages` is about to be decoded; `pages` is 0 until that is known."""
 
@@ -62,6 +65,9 @@ class Observer:
 
     def output_skipped(self, job: Job, kind: str, why: str) -> None:
         """There is no output of this format; the document has its other ones."""
+
+    def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
+        """Page `index` of `pages` cannot be read; the others are read all the same."""
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         """Something raised what nobody expected: a bug, told as an `engine_error` of the file."""
@@ -96,6 +102,9 @@ class Observers(Observer):
     def job_started(self, job: Job) -> None:
         self._tell("job_started", job)
 
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        self._tell("resumed", job, kept, pages)
+
     def page_started(self, job: Job, index: int, pages: int) -> None:
         self._tell("page_started", job, index, pages)
 
@@ -110,6 +119,9 @@ class Observers(Observer):
 
     def output_skipped(self, job: Job, kind: str, why: str) -> None:
         self._tell("output_skipped", job, kind, why)
+
+    def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
+        self._tell("page_failed", job, index, pages, error)
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         self._tell("unexpected", job, error)
@@ -136,6 +148,9 @@ class LogObserver(Observer):
     def __init__(self, log: FilteringBoundLogger, queue_depth: Callable[[], int]) -> None:
         self._log = log
         self._queue_depth = queue_depth
+
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        self._log.info("file.resumed", path=job.path, page=kept + 1, pages=pages)
 
     def page_read(self, job: Job, read: PageRead, pages: int) -> None:
         if pages > 1:
@@ -165,6 +180,17 @@ class LogObserver(Observer):
     def output_skipped(self, job: Job, kind: str, why: str) -> None:
         self._log.warning("output.skipped", path=job.path, format=kind, message=why)
 
+    def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
+        self._log.warning(
+            "page.failed",
+            path=job.path,
+            page=index + 1,
+            pages=pages,
+            code=error.code,
+            message=str(error),
+            hint=error.hint,
+        )
+
     def unexpected(self, job: Job, error: BaseException) -> None:
         self._log.error("worker.unexpected", path=job.path, exc_info=error)
 
@@ -176,6 +202,9 @@ class LogObserver(Observer):
 
     def archived(self, job: Job) -> None:
         self._log.info("file.archived", path=job.path)
+
+    def recycled(self, reason: str) -> None:
+        self._log.info("memory.recycled", reason=reason)
 
     def job_ended(self, ended: JobEnded) -> None:
         if ended.document is not None:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ocr_watcher.document import Page
 from ocr_watcher.errors import EngineLostError, OutOfMemoryError
-from ocr_watcher.inputs.table import open_document
-from ocr_watcher.ocr import order, result
+from ocr_watcher.inputs import table
+from ocr_watcher.ocr import order, orientation, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ocr_watcher.document import Line
-    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, Picture
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ocr_watcher.document import Line, Polygon
+    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, PageText, Picture
     from ocr_watcher.ocr.engine import Engine
 
 # A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
@@ -68,7 +71,11 @@ class Reader:
 
     def open(self, file: BinaryIO, limits: DecodeLimits) -> OpenDocument:
         """Open a document; the caller closes it. Raises `FileError`."""
-        return open_document(file, limits)
+        return table.open_document(file, limits)
+
+    def max_file_bytes(self, file: BinaryIO, limits: DecodeLimits) -> int:
+        """How many bytes a file may have, by its content."""
+        return table.max_file_bytes(file, limits)
 
     def page(
         self,
@@ -105,11 +112,15 @@ class Reader:
 
     def _page(self, opened: OpenDocument, index: int, limits: DecodeLimits, *, full_side_px: int) -> PageRead:
         began = self._clock()
+        text = opened.page_text(index, limits)
+        if text is not None:
+            return PageRead(_page_of(text, index), self._clock() - began)
         picture = opened.picture(index, limits)
         loaded = self._clock()
-        raw = self._engine.read(picture.bgr)
+        turn_deg = self._turn_deg(picture.bgr)
+        raw = self._engine.read(orientation.turn(picture.bgr, turn_deg))
         arranged = order.blocks(
-            _on_source(line, picture)
+            _on_source(line, picture, turn_deg)
             for line in result.normalise(raw, words=self._words)
             if line.score >= self._min_score
         )
@@ -122,8 +133,15 @@ class Reader:
             order.lines_of(arranged),
             order.text_of(arranged),
             limited=max(picture.bgr.shape[:2]) < wanted_px,
+            turned_deg=turn_deg,
+            dpi=picture.dpi,
         )
         return PageRead(page, loaded - began, self._clock() - loaded)
+
+    def _turn_deg(self, bgr: NDArray[np.uint8]) -> int:
+        """How the page is to be turned, by a look at it and, where that says so, by reading."""
+        proposed_deg = self._engine.turn_deg(bgr)
+        return orientation.decide(bgr, proposed_deg, self._engine.read) if proposed_deg else 0
 
     def _check_engine(self) -> None:
         """After an allocation failed inside it, see that the engine still works."""
@@ -133,7 +151,27 @@ class Reader:
             raise EngineLostError(f"the engine does not work after running out of memory: {error}") from error
 
 
-def _on_source(line: Line, picture: Picture) -> Line:
-    """The same line in pixels of the source page."""
-    words = tuple(replace(word, polygon=picture.to_source(word.polygon)) for word in line.words)
-    return replace(line, polygon=picture.to_source(line.polygon), words=words)
+def _on_source(line: Line, picture: Picture, turn_deg: int) -> Line:
+    """The same line in pixels of the source page; it was read on the picture turned by `turn_deg`."""
+    height, width = picture.bgr.shape[:2]
+
+    def there(polygon: Polygon) -> Polygon:
+        return picture.to_source(orientation.turn_back(polygon, turn_deg, width, height))
+
+    words = tuple(replace(word, polygon=there(word.polygon)) for word in line.words)
+    return replace(line, polygon=there(line.polygon), words=words)
+
+
+def _page_of(text: PageText, index: int) -> Page:
+    """A page that nobody had to look at."""
+    return Page(
+        index,
+        text.width_px,
+        text.height_px,
+        1.0,
+        text.lines,
+        order.text_of(order.as_given(text.lines)),
+        read_from="text_layer",
+        turned_deg=text.turned_deg,
+        dpi=text.dpi,
+    )

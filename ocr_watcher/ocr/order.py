@@ -78,7 +78,7 @@ def blocks(lines: Iterable[Line]) -> tuple[Block, ...]:
         return ()
     ways = [direction(line.polygon) for line in lines]
     lengths = [_length(line) for line in lines]
-    most = max(Direction, key=lambda way: sum(n for n, its in zip(lengths, ways, strict=True) if its is way))
+    most = _most(lines)
     height = median(_height(line.polygon) for line, way in zip(lines, ways, strict=True) if way is most)
     notes: dict[Direction, list[Line]] = {}
     body: list[Line] = []
@@ -89,6 +89,28 @@ def blocks(lines: Iterable[Line]) -> tuple[Block, ...]:
     for way, others in notes.items():
         found += _blocks(others, way)
     return found
+
+
+def as_given(lines: Iterable[Line]) -> tuple[Block, ...]:
+    """Lines that come in reading order already, as those of a PDF's text layer do, as blocks of rows.
+
+    Pieces that stand beside each other are a row; where the next line stands higher, another block begins.
+    """
+    lines = tuple(lines)
+    if not lines:
+        return ()
+    found: list[list[list[_Piece]]] = []
+    for piece in _straightened(lines, _most(lines)):
+        before = found[-1][-1][-1] if found else None
+        apart = math.inf if before is None else piece.middle - before.middle
+        reach = _ROW_SHARE * max(piece.height, before.height if before is not None else 0.0)
+        if before is not None and abs(apart) <= reach and piece.start >= before.end:
+            found[-1][-1].append(piece)
+        elif before is not None and apart > 0:
+            found[-1].append([piece])
+        else:
+            found.append([[piece]])
+    return tuple(tuple(tuple(piece.line for piece in row) for row in block) for block in found)
 
 
 def lines_of(blocks: Iterable[Block]) -> tuple[Line, ...]:
@@ -235,6 +257,14 @@ def _slope(polygons: Sequence[Polygon]) -> float:
         if half <= 0:
             return slope
     return 0.0
+
+
+def _most(lines: Sequence[Line]) -> Direction:
+    """Where most of the text runs."""
+    lengths = dict.fromkeys(Direction, 0.0)
+    for line in lines:
+        lengths[direction(line.polygon)] += _length(line)
+    return max(lengths, key=lengths.__getitem__)
 
 
 def _length(line: Line) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ocr_watcher.names import printable
 from ocr_watcher.ocr import order
 from ocr_watcher.outputs import xml
-from ocr_watcher.outputs.base import around, pixel_box, with_blanks
+from ocr_watcher.outputs.base import around, blocks_of, pixel_box, with_blanks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class AltoWriter:
         size = f'WIDTH="{page.width_px}" HEIGHT="{page.height_px}"'
         yield f'  <Page ID="page_{number}" PHYSICAL_IMG_NR="{number}" {size}>\n'.encode()
         yield f'   <PrintSpace HPOS="0" VPOS="0" {size}>\n'.encode()
-        for block_number, block in enumerate(order.blocks(page.lines), 1):
+        for block_number, block in enumerate(blocks_of(page), 1):
             yield _block(f"{number}_{block_number}", order.lines_of([block]), page).encode()
         yield b"   </PrintSpace>\n  </Page>\n"
 

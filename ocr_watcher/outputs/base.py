@@ -61,6 +61,11 @@ class Writer(Protocol):
         """What comes after the last page."""
 
 
+def blocks_of(page: Page) -> tuple[order.Block, ...]:
+    """The lines of a page as blocks of rows, in the order of the page."""
+    return order.as_given(page.lines) if page.read_from == "text_layer" else order.blocks(page.lines)
+
+
 def words_of(line: Line) -> tuple[Word, ...]:
     """Words of a line; where they were not kept, at places estimated from its text."""
     return line.words or tuple(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ocr_watcher.names import printable
 from ocr_watcher.ocr import order
 from ocr_watcher.outputs import xml
-from ocr_watcher.outputs.base import around, pixel_box, with_blanks
+from ocr_watcher.outputs.base import around, blocks_of, pixel_box, with_blanks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ class HocrWriter:
         image = self._image.replace('"', "'").replace(";", ",")
         title = f'image "{image}"; bbox 0 0 {page.width_px} {page.height_px}; ppageno {page.index}'
         yield f'  <div class="ocr_page" id="page_{number}" title={xml.attribute(title)}>\n'.encode()
-        for block_number, block in enumerate(order.blocks(page.lines), 1):
+        for block_number, block in enumerate(blocks_of(page), 1):
             yield _block(f"{number}_{block_number}", order.lines_of([block]), page).encode()
         yield b"  </div>\n"
 

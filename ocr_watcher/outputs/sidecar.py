@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ocr_watcher.document import Line, Page, Source, Word
+from ocr_watcher.document import Line, Page, PageError, Source, Word
 from ocr_watcher.inbox.records import SCHEMA
 from ocr_watcher.job import Stamp
 from ocr_watcher.names import printable
@@ -101,14 +101,21 @@ def _head(source: Mapping[str, Any], outputs: Iterable[Output]) -> bytes:
 
 def page_dict(page: Page, *, words: bool = True) -> dict[str, Any]:
     """One page of a sidecar; coordinates are rounded to a tenth of a pixel."""
-    return {
+    fields: dict[str, Any] = {
         "index": page.index,
         "width_px": page.width_px,
         "height_px": page.height_px,
         "scale": page.scale,
+        "read_from": page.read_from,
+        "turned_deg": page.turned_deg,
         "text": page.text,
         "lines": [_line(line, words=words) for line in page.lines],
     }
+    if page.dpi is not None:
+        fields["dpi"] = round(page.dpi, 1)
+    if page.error is not None:
+        fields["error"] = vars(page.error)
+    return fields
 
 
 def _source(source: Source) -> dict[str, Any]:
@@ -212,6 +219,12 @@ def page_of(fields: Mapping[str, Any]) -> Page:
         scale=float(fields["scale"]),
         lines=tuple(_line_of(line) for line in fields["lines"]),
         text=str(fields["text"]),
+        read_from="text_layer" if fields.get("read_from") == "text_layer" else "pixels",
+        turned_deg=int(fields.get("turned_deg", 0)),
+        dpi=float(fields["dpi"]) if "dpi" in fields else None,
+        error=PageError(str(error["code"]), str(error["message"]))
+        if (error := fields.get("error"))
+        else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ocr_watcher.ocr import order
-from ocr_watcher.outputs.base import PixelBox, around, pixel_box, words_of
+from ocr_watcher.outputs.base import PixelBox, around, blocks_of, pixel_box, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class TsvWriter:
         """All rows of a page."""
         number = page.index + 1
         yield _row(_PAGE, (number, 0, 0, 0, 0), PixelBox(0, 0, page.width_px, page.height_px))
-        for block_number, block in enumerate(order.blocks(page.lines), 1):
+        for block_number, block in enumerate(blocks_of(page), 1):
             lines = order.lines_of([block])
             boxes = [pixel_box(line.box, page) for line in lines]
             yield _row(_BLOCK, (number, block_number, 0, 0, 0), around(boxes))

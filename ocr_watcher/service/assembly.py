@@ -21,7 +21,7 @@ from ocr_watcher.inbox import access
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
-from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
 from ocr_watcher.job import Stamp
 from ocr_watcher.jobs.attempt import Tools
 from ocr_watcher.jobs.journal import Journal
@@ -29,11 +29,13 @@ from ocr_watcher.jobs.observers import LogObserver, Observers
 from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
 from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
 from ocr_watcher.outputs.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ocr_watcher.config import Settings
     from ocr_watcher.jobs.observers import Observer
@@ -45,12 +47,49 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """An engine that works, and what is needed to read with it."""
+
+    engine: Engine
+    facts: EngineFacts
+    reader: Reader
+    limits: DecodeLimits
+    memory: Memory
+    guard: Guard
+
+    def close(self) -> None:
+        """Release the engine."""
+        self.engine.close()
+
+
+def load(settings: Settings, make_engine: MakeEngine) -> Loaded:
+    """Load the engine, see that it reads, and hold the limits against it. Raises `ServiceError`."""
+    probe = Memory()
+    engine = make_engine(settings)
+    _warm_up(engine)
+    probe.settle()
+    return Loaded(
+        engine,
+        EngineFacts(engine.name, engine.provider, engine.model, engine.version, __version__),
+        Reader(
+            engine,
+            min_score=settings.ocr.min_score,
+            words=needs_words(settings),
+            give_back=probe.give_back,
+        ),
+        decode_limits(settings),
+        probe,
+        _guard(settings, probe),
+    )
+
+
+@dataclass(frozen=True)
 class Assembly:
     """Everything behind the queue, ready to work."""
 
     engine: Engine
     journal: Journal
-    memory: memory.Memory
+    memory: Memory
     supervision: Supervision
     worker: Worker
 
@@ -73,28 +112,19 @@ def build(
     `queue_depth` tells how many jobs are queued, for the log; `others_wait` whether a long document should
     let others go first; `observers` are told beside the log.
     """
-    probe = memory.Memory()
-    reader = make_engine(settings)
-    _warm_up(reader)
-    probe.settle()
-    guard = _guard(settings, probe)
+    loaded = load(settings, make_engine)
     supervision = Supervision()
     journal = _journal(settings)
     tools = Tools(
-        reader=Reader(
-            reader,
-            min_score=settings.ocr.min_score,
-            words=needs_words(settings),
-            give_back=probe.give_back,
-        ),
-        limits=decode_limits(settings),
-        page_mb=reader.page_mb,
-        engine=EngineFacts(reader.name, reader.provider, reader.model, reader.version, __version__),
-        settings_key=settings_key(settings, reader),
+        reader=loaded.reader,
+        limits=loaded.limits,
+        page_mb=loaded.engine.page_mb,
+        engine=loaded.facts,
+        settings_key=settings_key(settings, loaded.facts),
         max_attempts=settings.retry.max_attempts,
         journal=journal,
-        memory=probe,
-        guard=guard,
+        memory=loaded.memory,
+        guard=loaded.guard,
         supervision=supervision,
         # Supervision first: whoever is told of an end may look at it.
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
@@ -103,7 +133,7 @@ def build(
         formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
         words=settings.output.words,
     )
-    return Assembly(reader, journal, probe, supervision, Worker(tools))
+    return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools))
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -116,8 +146,22 @@ def make_engine(settings: Settings) -> Engine:
         log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
     return paddle_ocr.create(
-        ocr.engine, spec, ocr.threads, ocr.params, provider=ocr.provider, precision=ocr.precision
+        ocr.engine,
+        spec,
+        ocr.threads,
+        ocr.params,
+        provider=ocr.provider,
+        precision=ocr.precision,
+        orientation=orientation_model(settings),
     )
+
+
+def orientation_model(settings: Settings) -> Path | None:
+    """The file of the model that tells how a page lies, where pages are to be turned and it is there."""
+    # Whoever has PaddleOCR turn pages would have them turned twice.
+    if settings.ocr.orientation == "off" or settings.ocr.params.get("use_doc_orientation_classify"):
+        return None
+    return models.orientation_file(settings.ocr.model_store)
 
 
 def rules(settings: Settings) -> Rules:
@@ -137,15 +181,27 @@ def decode_limits(settings: Settings) -> DecodeLimits:
         max_file_bytes=int(settings.image.max_file_mb * _MIB),
         max_pixels=int(settings.image.max_megapixels * 1_000_000),
         max_side_px=settings.image.max_side_px,
+        decode_timeout_s=settings.ocr.job_timeout_s / 2,
+        pdf=PdfLimits(
+            max_file_bytes=int(settings.pdf.max_file_mb * _MIB),
+            max_pages=settings.pdf.max_pages,
+            # A page is decoded twice at the most; the daemon takes one that is in hand for longer than
+            # ocr.job_timeout_s for a hang.
+            page_timeout_s=min(settings.pdf.page_timeout_s, settings.ocr.job_timeout_s / 2),
+            text=settings.pdf.text,
+            passwords=settings.pdf.passwords,
+        ),
     )
 
 
-def settings_key(settings: Settings, reader: Engine) -> str:
+def settings_key(settings: Settings, facts: EngineFacts) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    facts = [ocr, settings.image.max_side_px, reader.name, reader.provider, reader.version, __version__]
-    facts.append(needs_words(settings))
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    decisive = [
+        *(ocr, settings.image.max_side_px, settings.pdf.text),
+        *(vars(facts), needs_words(settings)),
+    ]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_inboxes(settings: Settings) -> None:
@@ -175,10 +231,10 @@ def _warm_up(reader: Engine) -> None:
         ) from error
 
 
-def _guard(settings: Settings, probe: memory.Memory) -> memory.Guard:
+def _guard(settings: Settings, probe: Memory) -> Guard:
     limits = settings.memory
-    guard = memory.Guard(
-        memory.MemoryLimits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
+    guard = Guard(
+        MemoryLimits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
         log.get(),
     )
     guard.start(probe.rss_mb(), probe.data_mb())

@@ -23,10 +23,11 @@ from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.watch import Events, Watcher
 from ocr_watcher.service import assembly
-from ocr_watcher.service.health import Notifier, StatusFile
+from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Reporter
 from ocr_watcher.service.signals import StopSignals
+from ocr_watcher.service.told import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,6 +143,9 @@ class Daemon:
         now = time.monotonic()
         self._advance_scan(parts, now)
         due = parts.intake.step()  # after the scan, so that what it found is waited for and no longer
+        self._reporter.note_load(
+            idle=not (parts.intake.busy or parts.intake.waiting or parts.intake.rescan_due)
+        )
         if parts.timers.look_after.is_due(now):
             self._look_after(parts)
             if parts.watcher.ensure():

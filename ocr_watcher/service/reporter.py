@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -16,6 +17,7 @@ from ocr_watcher.errors import VanishedError
 from ocr_watcher.job import Outcome
 from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
+from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +27,19 @@ if TYPE_CHECKING:
     from ocr_watcher.config import Settings
     from ocr_watcher.errors import ExitCode
     from ocr_watcher.inbox.intake import Intake
-    from ocr_watcher.jobs.supervision import Failure, InFlight, Supervision
+    from ocr_watcher.jobs.supervision import InFlight, Supervision
     from ocr_watcher.memory import Memory
-    from ocr_watcher.service.health import Notifier, StatusFile
+    from ocr_watcher.service.health import Notifier
+    from ocr_watcher.service.told import StatusFile
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """When the first file of a batch came (monotonic s), and how many had ended by then."""
+
+    since: float
+    done: int
+    failed: int
 
 
 class Reporter:
@@ -47,30 +59,49 @@ class Reporter:
         self._log = log
         self._clock = clock
         self._started = clock()
-        self._told: dict[str, Any] = {}
+        self._told = Told()
         self.done = 0
         self.failed = 0
+        self._batch: _Batch | None = None
 
     def count(self, outcome: Outcome) -> None:
         """A job ended."""
         self.done += outcome is Outcome.DONE
         self.failed += outcome is Outcome.FAILED
 
+    def note_load(self, *, idle: bool) -> None:
+        """Log `queue.drained` when the last file that waited has its record; call it at every tick."""
+        if not idle:
+            self._batch = self._batch or _Batch(self._clock(), self.done, self.failed)
+            return
+        batch, self._batch = self._batch, None
+        if batch is None or (self.done, self.failed) == (batch.done, batch.failed):
+            return  # what came in went away again
+        duration_s = max(self._clock() - batch.since, 0.001)
+        done, failed = self.done - batch.done, self.failed - batch.failed
+        self._log.info(
+            "queue.drained",
+            done=done,
+            failed=failed,
+            duration_s=round(duration_s, 1),
+            files_per_s=round((done + failed) / duration_s, 2),
+        )
+
     # -- the status file -----------------------------------------------------------------------
 
     def begin(self) -> None:
         """The process starts; what went wrong in the one before it outlives the restart."""
         before = self._file.read()
-        self._told = {
-            "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
-            "version": __version__,
-            "started_at": now(),
-            "engine": self._settings.ocr.engine,
-            "model": self._settings.ocr.model,
-            "last_error": before.get("last_error"),
-            "last_exit": before.get("last_exit"),
-        }
+        self._told = Told(
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+            version=__version__,
+            started_at=now(),
+            engine=self._settings.ocr.engine,
+            model=self._settings.ocr.model,
+            last_error=before.last_error,
+            last_exit=before.last_exit,
+        )
         self._file.write(self._told)
 
     def tell(
@@ -83,43 +114,32 @@ class Reporter:
         also_figures: bool = True,
     ) -> None:
         """Write the status file where something changed; with `also_figures` in any case."""
-        told = {
-            **self._told,
-            "queue": {
-                "size": queued,
-                "max_size": self._settings.queue.max_size,
-                "settling": intake.waiting,
-            },
-            "in_hand": self._in_hand(supervision.in_flight),
-            "since_start": {"done": self.done, "failed": self.failed},
-        }
+        told = replace(
+            self._told,
+            queue=QueueState(queued, self._settings.queue.max_size, intake.waiting),
+            in_hand=self._in_hand(supervision.in_flight),
+            since_start=SinceStart(self.done, self.failed),
+        )
         failure = supervision.last_failure
         if failure is not None and failure.code != VanishedError.code:
-            told["last_error"] = _as_json(failure)
+            error = LastError(printable(failure.path), failure.code, failure.message, failure.at)
+            told = replace(told, last_error=error)
         if also_figures or told != self._told:
             figures = memory.figures()
-            told |= {
-                "rss_mb": figures.rss_mb,
-                "peak_rss_mb": figures.peak_rss_mb,
-                "updated_at": now(),
-            }
+            told = replace(told, rss_mb=figures.rss_mb, peak_rss_mb=figures.peak_rss_mb, updated_at=now())
             self._told = told
             self._file.write(told)
 
     def end(self, reason: str, code: ExitCode) -> None:
         """The process ends."""
-        self._told["last_exit"] = {"reason": reason, "exit_code": int(code), "at": now()}
+        self._told = replace(self._told, last_exit=LastExit(reason, int(code), now()))
         self._file.write(self._told)
 
-    def _in_hand(self, in_flight: InFlight | None) -> dict[str, Any] | None:
+    def _in_hand(self, in_flight: InFlight | None) -> InHand | None:
         if in_flight is None:
             return None
-        return {
-            "path": printable(in_flight.path),
-            "page": in_flight.page + 1,
-            **({"pages": in_flight.pages} if in_flight.pages else {}),
-            "since": now(self._clock() - in_flight.since),
-        }
+        since = now(self._clock() - in_flight.since)
+        return InHand(printable(in_flight.path), in_flight.page + 1, since, in_flight.pages or None)
 
     # -- elsewhere -----------------------------------------------------------------------------
 
@@ -146,12 +166,3 @@ class Reporter:
             waiting=intake.waiting,
             uptime_s=round(self._clock() - self._started),
         )
-
-
-def _as_json(failure: Failure) -> dict[str, str]:
-    return {
-        "path": printable(failure.path),
-        "code": failure.code,
-        "message": failure.message,
-        "at": failure.at,
-    }
