@@ -31,7 +31,7 @@ from ocr_watcher.outputs.base import About, with_blanks
 from ocr_watcher.outputs.formats import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,8 +54,13 @@ SCRIPTS = {
 class Blank:
     """Pages without a picture of their own: grey, of the size that is asked for."""
 
+    are_of_a_pdf = False
+
     def encoded(self, _index: int) -> Encoded | None:
         return None
+
+    def with_layer(self, _layer: bytes, _pages: Sequence[int]) -> Iterator[bytes]:
+        raise AssertionError
 
     def picture(self, _index: int, max_side_px: int) -> Picture:
         side = min(max_side_px, 40)
@@ -310,6 +315,14 @@ class Opened:
 
     def encoded(self, index: int) -> Encoded | None:
         return self.document.encoded(index)
+
+    @property
+    def are_of_a_pdf(self) -> bool:
+        return self.document.layered is not None
+
+    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
+        assert self.document.layered is not None
+        return self.document.layered.with_layer(layer, pages, LIMITS)
 
     def picture(self, index: int, max_side_px: int) -> Picture:
         return self.document.picture(index, replace(LIMITS, max_side_px=max_side_px))

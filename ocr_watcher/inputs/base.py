@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -144,6 +146,23 @@ class PageText:
     dpi: float | None = None
 
 
+class Layered(Protocol):
+    """An open PDF, to a copy of which invisible text can be added."""
+
+    def with_layer(self, layer: bytes, pages: Sequence[int], limits: DecodeLimits) -> Iterator[bytes]:
+        """Give the document with text beneath what is on its pages, and otherwise as it is.
+
+        Args:
+            layer: A PDF with a page for each of `pages`, of the shape in which a viewer shows it.
+            pages: Indices in their order. Where there are none, the bytes of the document are given.
+            limits: What it may cost.
+
+        Raises:
+            OutputNotPossibleError: The document is damaged in a way in which it can be read, but not written.
+            FileError: Whatever else is wrong.
+        """
+
+
 class OpenDocument(Protocol):
     """A file that was opened and whose structure was checked; nothing of it is decoded yet.
 
@@ -183,10 +202,12 @@ class OpenDocument(Protocol):
         """Give the picture of page `index` as the file has it; None where it has none that others may hold.
 
         Raises:
-            OutputNotPossibleError: The document is not made of pictures: a PDF of its pictures would lose the
-                rest of it.
             FileError: As `picture`.
         """
+
+    @property
+    def layered(self) -> Layered | None:
+        """What adds text to the document as it is, where that is possible: it is a PDF."""
 
     def close(self) -> None:
         """Let go of everything but the file, which is the caller's."""

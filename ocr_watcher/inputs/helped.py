@@ -83,6 +83,7 @@ class HelpedDocument:
     """See `inputs.base.OpenDocument`: one picture. Each time it is asked for, a helper decodes it anew."""
 
     has_separate_pages = False
+    layered = None
     pages = 1
 
     def __init__(self, family: HelpedFamily, file: BinaryIO, size_bytes: int, limits: DecodeLimits) -> None:

@@ -96,7 +96,7 @@ class Helper:
         Args:
             kind: What is to be decoded.
             document: May be closed once this is made.
-            shared_bytes: Size of the largest picture that will be asked for.
+            shared_bytes: Size of the largest picture that will be asked for, or of what will be put.
             start_rss_mb: Resident memory that it may have until it is asked (MiB).
             clock: Monotonic seconds.
 
@@ -147,6 +147,14 @@ class Helper:
         """Copy the picture that was drawn: uint8, (height, width, 3), blue first."""
         count = 3 * width * height
         return np.frombuffer(self._shared, np.uint8, count).reshape(height, width, 3).copy()
+
+    def put(self, content: bytes) -> None:
+        """Give bytes to the helper, at most `shared_bytes`."""
+        self._shared[: len(content)] = content
+
+    def content(self, size_bytes: int) -> bytes:
+        """Copy so many bytes that the helper gave."""
+        return self._shared[:size_bytes]
 
     def close(self) -> None:
         """End the process; it has nothing to lose."""

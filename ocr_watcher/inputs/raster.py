@@ -152,6 +152,8 @@ class RasterDocument:
     page is decoded: if it is asked for again, the file is read again.
     """
 
+    layered = None
+
     def __init__(self, family: RasterFamily, file: BinaryIO, limits: DecodeLimits) -> None:
         self._family = family
         self._file = file

@@ -42,7 +42,7 @@ from ocr_watcher.outputs.base import About
 from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from io import BufferedReader
 
     from ocr_watcher.document import EngineFacts
@@ -122,6 +122,14 @@ class _Pictures:
 
     def picture(self, index: int, max_side_px: int) -> Picture:
         return self.opened.picture(index, replace(self.limits(), max_side_px=max_side_px))
+
+    @property
+    def are_of_a_pdf(self) -> bool:
+        return self.opened.layered is not None
+
+    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
+        assert self.opened.layered is not None  # noqa: S101 - asked before
+        return self.opened.layered.with_layer(layer, pages, self.limits())
 
 
 class Attempt:

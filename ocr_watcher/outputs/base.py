@@ -10,7 +10,7 @@ from ocr_watcher.document import Word
 from ocr_watcher.ocr import order, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ocr_watcher.document import Box, Line, Page, Source
     from ocr_watcher.inputs.base import Encoded, Picture
@@ -22,12 +22,18 @@ class Pictures(Protocol):
     def encoded(self, index: int) -> Encoded | None:
         """The picture of page `index` as the file has it, for a writer that can take it over unchanged.
 
-        None where there is no such picture. Raises `FileError`, or `OutputNotPossibleError` where the
-        document is not made of pictures.
+        None where there is no such picture. Raises `FileError`.
         """
 
     def picture(self, index: int, max_side_px: int) -> Picture:
         """Page `index` decoded, at most so long. Raises `FileError`."""
+
+    @property
+    def are_of_a_pdf(self) -> bool:
+        """Whether the document is a PDF, to which text can be added."""
+
+    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
+        """The PDF with text on some pages, see `inputs.base.Layered`."""
 
 
 @dataclass(frozen=True)

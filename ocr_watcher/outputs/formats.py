@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ocr_watcher.outputs.alto import AltoWriter
 from ocr_watcher.outputs.hocr import HocrWriter
 from ocr_watcher.outputs.overlay import OverlayWriter
-from ocr_watcher.outputs.pdf import PdfWriter
+from ocr_watcher.outputs.searchable import searchable
 from ocr_watcher.outputs.tsv import TsvWriter
 from ocr_watcher.outputs.txt import TextWriter
 
@@ -44,7 +44,7 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
         "hocr": Format(HocrWriter, words=True),
         "alto": Format(AltoWriter, words=True),
         "tsv": Format(TsvWriter, words=True),
-        "pdf": Format(PdfWriter, words=True, pictures=True),
+        "pdf": Format(searchable, words=True, pictures=True),
         "overlay": Format(OverlayWriter, pictures=True),
     }
 )

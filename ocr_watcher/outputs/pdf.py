@@ -67,9 +67,9 @@ _DESCENT: Final = 0.2
 
 
 class PdfWriter:
-    """See `base.Writer`."""
+    """See `base.Writer`. Without pictures it writes their text alone."""
 
-    def __init__(self, about: About, pictures: Pictures) -> None:
+    def __init__(self, about: About, pictures: Pictures | None) -> None:
         self._about = about
         self._pictures = pictures
         self._offsets: dict[int, int] = {}
@@ -105,7 +105,7 @@ class PdfWriter:
     def page(self, page: Page) -> Iterator[bytes]:
         """The picture, the text, the page."""
         encoded = None
-        if page.width_px and page.height_px:
+        if self._pictures is not None and page.width_px and page.height_px:
             encoded = self._pictures.encoded(page.index)
             if encoded is None:
                 encoded = _as_jpeg(self._pictures.picture(page.index, _MAX_SIDE_PX))
@@ -213,7 +213,8 @@ class _Size:
     @classmethod
     def of(cls, page: Page, encoded: Encoded | None) -> _Size:
         width_px, height_px = page.width_px or 595, page.height_px or 842
-        scale = 72 / encoded.dpi if encoded is not None and encoded.dpi else _A4_PT / max(width_px, height_px)
+        dpi = encoded.dpi if encoded is not None and encoded.dpi else page.dpi
+        scale = 72 / dpi if dpi else _A4_PT / max(width_px, height_px)
         scale = min(scale, _MAX_PT / max(width_px, height_px))
         return cls(width_px * scale, height_px * scale, scale)
 

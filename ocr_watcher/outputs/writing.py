@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from ocr_watcher.errors import OutputNotPossibleError
+from ocr_watcher.errors import FileError, OcrWatcherError, OutputNotPossibleError
 from ocr_watcher.outputs import commit
 from ocr_watcher.outputs.formats import FORMATS
 
@@ -27,7 +27,7 @@ class Writing:
 
     def __init__(self, folder: int, document: str, kinds: Iterable[str], like: os.stat_result) -> None:
         """Begin an output of each kind, a key of `FORMATS`; `commit.begin` says what the others are."""
-        self.not_possible: dict[str, OutputNotPossibleError] = {}
+        self.not_possible: dict[str, OcrWatcherError] = {}
         self._makings: dict[str, Making] = {}
         with ExitStack() as at_end:
             for kind in kinds:
@@ -72,8 +72,16 @@ class Writing:
         try:
             self._makings[kind].write(pieces)
         except OutputNotPossibleError as error:
-            self.not_possible[kind] = error
-            self._makings.pop(kind).discard()
+            self._give_up(kind, error)
+        except FileError as error:
+            if error.transient:
+                raise
+            # It was read, but cannot be shown at the size that this format wants.
+            self._give_up(kind, error)
+
+    def _give_up(self, kind: str, error: OcrWatcherError) -> None:
+        self.not_possible[kind] = error
+        self._makings.pop(kind).discard()
 
     def finish(self) -> tuple[Output, ...]:
         """Bring all of it to the disk. Raises `OutputError`."""

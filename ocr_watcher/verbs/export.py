@@ -158,3 +158,14 @@ class _Pictures:
         if self.opened is None:
             raise OutputError("the document is not there")
         return self.opened.picture(index, replace(self.limits, max_side_px=max_side_px))
+
+    @property
+    def are_of_a_pdf(self) -> bool:
+        """See `outputs.base.Pictures`."""
+        return self.opened is not None and self.opened.layered is not None
+
+    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
+        """See `outputs.base.Pictures`."""
+        if self.opened is None or self.opened.layered is None:
+            raise OutputError("the document is not there")
+        return self.opened.layered.with_layer(layer, pages, self.limits)

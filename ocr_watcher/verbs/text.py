@@ -75,7 +75,7 @@ def read(
         for name in files:
             try:
                 with _opened(name, standard_input, work.limits) as file:
-                    for piece in _pieces(work, file, name, file_format):
+                    for piece in _pieces(work, file, name, file_format, words=settings.output.words):
                         write(between + piece)
                         between = b"\f" if file_format == "txt" else b""
             except FileError as error:
@@ -100,7 +100,9 @@ def _opened(name: str, standard_input: BinaryIO, limits: DecodeLimits) -> Binary
     return io.BytesIO(data)
 
 
-def _pieces(work: assembly.Loaded, file: BinaryIO, name: str, file_format: Format) -> Iterator[bytes]:
+def _pieces(
+    work: assembly.Loaded, file: BinaryIO, name: str, file_format: Format, *, words: bool
+) -> Iterator[bytes]:
     if file_format == "txt":
         for read in _pages(work, file):
             yield (read.page.text + "\n").encode() if read.page.text else b""
@@ -122,7 +124,7 @@ def _pieces(work: assembly.Loaded, file: BinaryIO, name: str, file_format: Forma
         memory=MemoryUse(rss_before_mb, figures.rss_mb, figures.peak_rss_mb),
         warnings=("page_limited",) if any(page.limited for page in pages) else (),
     )
-    yield from sidecar.document_json(document)
+    yield from sidecar.document_json(document, words=words)
 
 
 def _source(file: BinaryIO, name: str) -> Source:
