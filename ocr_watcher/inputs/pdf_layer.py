@@ -1,9 +1,9 @@
 """Adds invisible text to the pages of a PDF, and otherwise leaves the document as it is.
 
-Runs in the helper process: standard library and pikepdf only. Requests are `{"do": "add", "size": bytes of the
-layer, "pages": [...], "passwords": [...]}`, with the layer in the shared memory, and `{"do": "take", "at": n}`,
+Runs in the helper process: standard library and pikepdf only. Requests are `{"do": "add", "size": n, "pages":
+[...], "passwords": [...]}`, with a layer of n bytes in the shared memory, and `{"do": "take", "at": n}`,
 after which the shared memory has the next part of the result. A layer is a PDF with a page for each of
-`pages`, of the size that a viewer shows.
+`pages`, of the shape in which a viewer shows it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def with_layer(document: bytes, layer: bytes, pages: Sequence[int], passwords: S
             compress_streams=False,
             stream_decode_level=StreamDecodeLevel.none,
             object_stream_mode=ObjectStreamMode.preserve,
+            fix_metadata_version=False,  # would rewrite the document's metadata
             # As it was protected, so it stays. The same document gives the same bytes where it is not.
             encryption=True if pdf.is_encrypted else None,
             deterministic_id=not pdf.is_encrypted,
@@ -87,10 +88,8 @@ def _opened(document: bytes, passwords: Sequence[str]) -> Pdf:
 
 def _add(pdf: Pdf, page: Dictionary, layer: pikepdf.Page) -> None:
     """Show the layer first on a page: what the page's own content leaves behind has no effect on it then."""
-    inside = _inherited(page, "/Resources")
-    resources = Dictionary({key: inside[key] for key in inside.keys()} if _is_dictionary(inside) else {})
-    objects = resources.get("/XObject")
-    others = {key: objects[key] for key in objects.keys()} if _is_dictionary(objects) else {}
+    resources = Dictionary(_entries(_inherited(page, "/Resources")))
+    others = _entries(resources.get("/XObject"))
     name = next(name for name in map("/OcrText{}".format, range(len(others) + 1)) if name not in others)
     form = pdf.copy_foreign(layer.as_form_xobject())
     resources["/XObject"] = Dictionary({**others, name: form})
@@ -100,8 +99,9 @@ def _add(pdf: Pdf, page: Dictionary, layer: pikepdf.Page) -> None:
     page["/Contents"] = Array([pdf.make_indirect(show), *_contents(page)])
 
 
-def _is_dictionary(value: object) -> bool:
-    return isinstance(value, pikepdf.Object) and value._type_name == "dictionary"  # noqa: SLF001
+def _entries(value: pikepdf.Object | None) -> dict[str, pikepdf.Object]:
+    """What is in a dictionary; nothing where it is none."""
+    return dict(value.items()) if isinstance(value, Dictionary) else {}
 
 
 def _contents(page: Dictionary) -> list[pikepdf.Object]:
@@ -115,7 +115,7 @@ def _inherited(page: Dictionary, key: str) -> pikepdf.Object | None:
     """An entry of a page, or of what it hangs from."""
     node: pikepdf.Object | None = page
     for _ in range(_MAX_DEPTH):
-        if node is None or not _is_dictionary(node):
+        if not isinstance(node, Dictionary):
             return None
         if key in node:
             return node[key]

@@ -1,4 +1,4 @@
-"""A searchable PDF of any document: one of its pictures, or, where it is a PDF itself, that with text added."""
+"""A searchable PDF of any document: one of its pictures; where it is a PDF itself, that with text added."""
 
 from __future__ import annotations
 
