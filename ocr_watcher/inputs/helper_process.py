@@ -106,6 +106,7 @@ class Helper:
         """
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
+        libraries = {name: _origin(name, kind.package) for name in kind.libraries}
         shared = os.memfd_create("ocr-watcher-page", os.MFD_CLOEXEC)
         try:
             os.ftruncate(shared, shared_bytes)
@@ -113,7 +114,7 @@ class Helper:
             self._shared = mmap.mmap(shared, shared_bytes)
             self._channel, theirs = socket.socketpair()
             with theirs:
-                self._process = _start(kind, document, theirs.fileno(), shared)
+                self._process = _start(kind, libraries, document, theirs.fileno(), shared)
         except OSError as error:
             raise ShortOfMemoryError(
                 f"a helper process cannot be started: {error.strerror or error}"
@@ -235,9 +236,10 @@ class Helper:
         return HelperEndedError("crash", f"the decoder ended over it ({how})")
 
 
-def _start(kind: Kind, document: int, channel: int, shared: int) -> subprocess.Popen[bytes]:
-    libraries = json.dumps({name: _origin(name, kind.package) for name in kind.libraries})
-    arguments = [kind.name, os.getpid(), document, channel, shared, libraries]
+def _start(
+    kind: Kind, libraries: dict[str, str], document: int, channel: int, shared: int
+) -> subprocess.Popen[bytes]:
+    arguments = [kind.name, os.getpid(), document, channel, shared, json.dumps(libraries)]
     return subprocess.Popen(  # noqa: S603 - this interpreter, this package
         [sys.executable, "-I", "-S", helper.__file__, *(str(argument) for argument in arguments)],
         stdin=subprocess.DEVNULL,

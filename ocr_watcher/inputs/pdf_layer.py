@@ -66,7 +66,8 @@ def with_layer(document: bytes, layer: bytes, pages: Sequence[int], passwords: S
         pdf.save(
             made,
             compress_streams=False,
-            stream_decode_level=StreamDecodeLevel.none,
+            # qpdf's word for "as they are" is refused with encryption, where they are so in any case.
+            stream_decode_level=None if pdf.is_encrypted else StreamDecodeLevel.none,
             object_stream_mode=ObjectStreamMode.preserve,
             fix_metadata_version=False,  # would rewrite the document's metadata
             # As it was protected, so it stays. The same document gives the same bytes where it is not.

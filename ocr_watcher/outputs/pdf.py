@@ -190,6 +190,9 @@ class PdfWriter:
         frame = _Frame.of([size.point(corner) for corner in order.corners(line.polygon)])
         parts = [f"/F {frame.height:.2f} Tf"]
         words = _placed_words(line, frame, size)
+        if order.direction(line.polygon) is order.Direction.LEFT:
+            parts.append(self._in_one(words, frame))
+            return "\n".join(parts)
         ends = [max(after.start, word.start + 0.01) for word, after in pairwise(words)]
         for word, end in zip_longest(words, ends):
             text = word.text if end is None else f"{word.text} "
@@ -197,6 +200,22 @@ class PdfWriter:
             stretch = 100 * width / (len(text) * _WIDTH * frame.height)
             parts.append(f"{frame.matrix(word.start)} Tm {stretch:.2f} Tz <{self._codes.of(text)}> Tj")
         return "\n".join(parts)
+
+    def _in_one(self, words: list[_PlacedWord], frame: _Frame) -> str:
+        """Show all words of a line by one operator: where each begins is right, where it ends nearly so.
+
+        For text on its head: PDFium puts what it is shown word by word on one line in order from left to right.
+        """
+        texts = [f"{word.text} " for word in words[:-1]] + [words[-1].text]
+        start, end = words[0].start, max(word.end for word in words)
+        glyph = (end - start) / sum(map(len, texts))
+        parts, at = [], start
+        for word, text in zip(words, texts, strict=True):
+            # In thousandths of the font's size, stretched, against the way of the text.
+            parts.append(f"{(at - word.start) * 1000 * _WIDTH / glyph:.0f} <{self._codes.of(text)}>")
+            at = word.start + glyph * len(text)
+        stretch = 100 * glyph / (_WIDTH * frame.height)
+        return f"{frame.matrix(start)} Tm {stretch:.2f} Tz [{' '.join(parts)}] TJ"
 
 
 # -- the page ------------------------------------------------------------------------------------
