@@ -204,7 +204,7 @@ class PdfWriter:
     def _in_one(self, words: list[_PlacedWord], frame: _Frame) -> str:
         """Show all words of a line by one operator: where each begins is right, where it ends nearly so.
 
-        For text on its head: PDFium puts what it is shown word by word on one line in order from left to right.
+        For text on its head: what is shown word by word, PDFium puts in order from left to right.
         """
         texts = [f"{word.text} " for word in words[:-1]] + [words[-1].text]
         start, end = words[0].start, max(word.end for word in words)
