@@ -167,10 +167,16 @@ class Viewer:
             (self._left + x * scale, self._top + y * scale)
             for x, y in (self._end(first, last=False), self._end(last, last=True))
         )
+        deadline = time.monotonic() + 30
+        while not (text := self._drawn_over((x0, y0), (x1, y1))):  # the viewer shows a page before its text
+            assert time.monotonic() < deadline, "nothing is selected"
+        return text
+
+    def _drawn_over(self, start: tuple[float, float], end: tuple[float, float]) -> str:
         mouse = self._tab.mouse
-        mouse.move(x0, y0)
+        mouse.move(*start)
         mouse.down()
-        mouse.move(x1, y1, steps=8)
+        mouse.move(*end, steps=50)
         mouse.up()
         self._tab.keyboard.press("Control+c")
         other = self._context.new_page()
