@@ -8,13 +8,15 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from ocr_watcher import names
+from ocr_watcher import config, names
+from ocr_watcher.verbs import status
 from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
 
 if TYPE_CHECKING:
@@ -342,3 +344,43 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
             record(inbox / name)
         assert len(os.listdir(inbox)) == 18
     print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
+
+
+# -- trees -------------------------------------------------------------------------------------
+
+
+def test_what_lies_too_deep_is_said_once_and_is_not_waited_for(home: Path) -> None:
+    """Deeper than any path can tell: 8,000 levels, each with a file in it."""
+    inbox = home / "inbox"
+    try:
+        here = os.open(inbox, os.O_RDONLY)
+        content = dot(home / "good.png").read_bytes()
+        for _ in range(8000):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        with os.fdopen(os.open("deep.png", os.O_CREAT | os.O_WRONLY, dir_fd=here), "wb") as file:
+            file.write(content)
+        os.close(here)
+        dot(inbox / "d" / "d" / "good.png")
+        write_config(home, watch={"rescan_interval_s": 1})
+        with daemon(home) as running:
+            running.wait_for("ocr.done")
+            running.wait_for("daemon.ready")
+            dot(inbox / "d" / "more.png")
+            running.wait_for("ocr.done", 2)
+            dot(inbox / "d" / "again.png")
+            running.wait_for("ocr.done", 3)
+            (ignored,) = running.events("file.ignored")
+            assert "path is longer than" in ignored["reason"]
+            assert [event["mode"] for event in running.events("watch.started")] == ["native"]
+            document = status.collect(config.load(home / "config.yaml"))
+            assert document["files"]["waiting"] == 0
+            assert document["files"]["done"] == 3
+            assert "path is longer than" in document["troubles"][0]
+            began = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - began < 5
+    finally:
+        subprocess.run(["rm", "-rf", inbox / "d"], check=True)

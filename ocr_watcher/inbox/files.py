@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+"""How a folder is opened; with O_NOFOLLOW everywhere but at an inbox itself."""
 # O_NONBLOCK: opening a named pipe that was swapped in must not hang the consumer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -57,10 +58,10 @@ def open_folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
 
 def descend(root: str | Path, parts: tuple[str, ...]) -> int:
     """Open the folder `parts` below `root`; the caller closes the descriptor. Raises OSError."""
-    fd = os.open(root, _FOLDER)
+    fd = os.open(root, FOLDER)
     for part in parts:
         try:
-            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+            below = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=fd)
         finally:
             os.close(fd)
         fd = below

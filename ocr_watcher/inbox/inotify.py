@@ -7,11 +7,13 @@ and the observer's thread with it; and a folder that cannot be watched is passed
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from watchdog.events import DirCreatedEvent, DirMovedEvent
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver, InotifyWatchGroup
 from watchdog.observers.inotify_c import (
@@ -22,6 +24,10 @@ from watchdog.observers.inotify_c import (
     WatchCallback,
     WatchDescriptor,
 )
+from watchdog.observers.inotify_move_event_grouper import GroupedInotifyEvent, PathedInotifyEvent
+
+# Gone again: the watch of the folder above has told of that. Or too long a path: the scan leaves it out too.
+_NO_MATTER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 Unwatched = Callable[[str, OSError], None]
 """Told a folder below an inbox for which there is no watch, and why. Called by the observer's threads."""
@@ -60,8 +66,7 @@ class _Group(InotifyWatchGroup):
         except OSError as error:
             if path == self.path:
                 raise
-            # Gone again: its parent's watch has told of that.
-            if self.unwatched is not None and not isinstance(error, FileNotFoundError | NotADirectoryError):
+            if self.unwatched is not None and error.errno not in _NO_MATTER:
                 self.unwatched(os.fsdecode(path), error)
             return False
         known = self._active_callbacks_by_path.get(path) == wd
@@ -90,6 +95,19 @@ class _Emitter(InotifyEmitter):
             follow_symlink=self.watch.follow_symlink,
             unwatched=self._unwatched,
         )
+
+    def build_and_queue_event(self, event: GroupedInotifyEvent, *, full_events: bool = False) -> None:
+        """A folder that was moved in or about is one event: the scan that it leads to finds what is in it.
+
+        watchdog makes up an event for everything in it, by `os.walk` again.
+        """
+        first, last = (event, event) if isinstance(event, PathedInotifyEvent) else event
+        if not last.ev.is_directory or not last.ev.is_moved_to:
+            super().build_and_queue_event(event, full_events=full_events)
+        elif first is not last:
+            self.queue_event(DirMovedEvent(os.fsdecode(first.path), os.fsdecode(last.path)))
+        else:
+            self.queue_event(DirCreatedEvent(os.fsdecode(last.path)))
 
 
 class _WatchFD(InotifyFD):

@@ -144,6 +144,15 @@ class Intake:
         self.notice(path)
         return False
 
+    def ignore(self, path: str, reason: str) -> None:
+        """Say once, not at every scan, that something with an image's name is not read."""
+        if path in self._told:
+            return
+        if len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        self._told.add(path)
+        self._log.warning("file.ignored", path=path, reason=reason)
+
     def knows(self, path: str, status: os.stat_result) -> bool:
         """Whether this version's record was read before, and nothing is to be done about the file."""
         known = self._known.get(path)
@@ -230,7 +239,7 @@ class Intake:
             self._retries.pop(path, None)
             self._returned.discard(path)
             if verdict.reason:
-                self._tell_ignored(path, verdict.reason)
+                self.ignore(path, f"it is {verdict.reason}, not a file")
             return
         if isinstance(verdict, Wait):
             self._wait(path, entry, verdict.sight, max(verdict.until, entry.pause_until))
@@ -279,19 +288,10 @@ class Intake:
 
     def _is_wanted(self, path: str) -> bool:
         name = path.rpartition(os.sep)[2]
-        if not self._rules.wants(name):
+        if not self._rules.wants(name) or not names.is_in_reach(path):
             return False
         try:
             _, parts, _ = self._split(path)
         except ValueError:
             return False
         return not any(self._rules.ignores(part) for part in parts)
-
-    def _tell_ignored(self, path: str, reason: str) -> None:
-        """Say once, not at every scan, that something with an image's name is not read."""
-        if path in self._told:
-            return
-        if len(self._told) >= _MAX_TOLD:
-            self._told.clear()
-        self._told.add(path)
-        self._log.warning("file.ignored", path=path, reason=f"it is {reason}, not a file")

@@ -45,6 +45,7 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
     rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
     files = Files()
     troubles: list[str] = []
+    out_of_reach: list[str] = []
     for inbox in settings.watch.inbox:
         for item in scan.walk(
             str(inbox),
@@ -52,7 +53,9 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
             recursive=settings.watch.recursive,
             trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
         ):
-            if isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
+            if isinstance(item, scan.OutOfReach):
+                out_of_reach.append(item.path)
+            elif isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
                 state = RecordState.OPEN
                 if item.records:
                     state = records.lookup(item.path, Stamp.of(item.status))
@@ -61,6 +64,8 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
                 files.failed += state is RecordState.FAILED
                 files.waiting += state in (RecordState.OPEN, RecordState.RETRY)
                 files.retrying += state is RecordState.RETRY
+    if out_of_reach:
+        troubles.append(f"not read, {names.OUT_OF_REACH}: {len(out_of_reach)}, the first {out_of_reach[0]}")
     return files, troubles
 
 
