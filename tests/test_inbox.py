@@ -108,6 +108,7 @@ def test_the_same_stem_with_every_extension(home: Path) -> None:
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed: root may read all")
 def test_a_file_that_may_not_be_read_is_told_whatever_its_name_and_stops_nothing(home: Path) -> None:
     """The name is part of what the operating system says, and the record of that must be valid."""
+    write_config(home, logging={"level": "debug"})
     inbox = home / "inbox"
     bad = inbox / "\udcff\udcfe.png"
     dot(bad)
@@ -116,7 +117,8 @@ def test_a_file_that_may_not_be_read_is_told_whatever_its_name_and_stops_nothing
     # What lets root read everything is taken away, so that permissions bind the daemon as any user.
     prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-chown"]
     with daemon(home, {"FAKE_PAUSE_S": "0.05"}, prefix=prefix) as running:
-        running.wait_for("ocr.failed", 4)
+        levels = [event["level"] for event in running.wait_for("ocr.failed", 4)]
+        assert levels[:4] == ["warning", "debug", "debug", "debug"]  # the cause is told once
         dot(inbox / "good.png")
         running.wait_for("ocr.done")
         error = error_of(bad)["error"]
@@ -344,6 +346,43 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
             record(inbox / name)
         assert len(os.listdir(inbox)) == 18
     print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
+
+
+# -- files that wait ---------------------------------------------------------------------------
+
+
+def test_files_in_whose_place_somebody_elses_records_stand_keep_nobody_waiting(home: Path) -> None:
+    """A photo export with a JSON file of its own for each picture: far more than the queue holds."""
+    write_config(home, queue={"max_size": 4}, watch={"rescan_interval_s": 1})
+    inbox = home / "inbox"
+    count = 60
+    for number in range(count):
+        dot(inbox / f"IMG{number}.png")
+        (inbox / f"IMG{number}.png.json").write_text('{"title": "IMG"}')
+    with daemon(home, {"FAKE_PAUSE_S": "0.01"}) as running:
+        running.wait_for("ocr.failed", count)
+        for number in range(20):
+            dot(inbox / f"good{number}.png")
+        running.wait_for("ocr.done", 20, seconds=20)
+        (inbox / "IMG7.png.json").unlink()
+        (inbox / "IMG8.png.json").rename(inbox / "IMG8.json")
+        dot(inbox / "IMG9.png", (30, 20))  # another picture: said again
+        running.wait_for("ocr.done", 22)
+        running.wait_for("ocr.failed", count + 1)
+        assert running.stop() == 0
+        assert len(running.events("ocr.failed")) == count + 1
+        assert {event["code"] for event in running.events("ocr.failed")} == {"output_exists"}
+    with daemon(home) as running:  # nothing of it is said again at the next start
+        running.wait_for("scan.done")
+        dot(inbox / "last.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+        assert running.events("ocr.failed") == []
+        assert len(running.events("file.queued")) == 1
+    assert sidecar_of(inbox / "IMG7.png")["status"] == sidecar_of(inbox / "IMG8.png")["status"] == "ok"
+    assert (inbox / "IMG6.png.json").read_text() == '{"title": "IMG"}'
+    document = status.collect(config.load(home / "config.yaml"))["files"]
+    assert (document["waiting"], document["retrying"], document["done"]) == (58, 58, 23)
 
 
 # -- trees -------------------------------------------------------------------------------------

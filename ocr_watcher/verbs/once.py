@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # How long one slice of a scan, or of a wait, may keep a request to stop waiting.
 _SLICE_S = 0.2
+BLOCKED = "a JSON file of somebody else has the name of its sidecar"
 FAILED_BEFORE = "it failed before; its error record says why, `ocr-watcher retry` forgets it"
 
 
@@ -192,6 +193,7 @@ class _Drain:
             if not self._intake.rescan_due or self._run.is_over:
                 break
         before = dict.fromkeys(self._intake.failed - summary.failed.keys(), FAILED_BEFORE)
+        summary.failed = dict.fromkeys(self._intake.blocked, BLOCKED) | summary.failed
         summary.current = current - len(before)
         summary.failed = dict(sorted((before | summary.failed).items()))
 

@@ -62,8 +62,8 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
                 files.found += 1
                 files.done += state is RecordState.DONE
                 files.failed += state is RecordState.FAILED
-                files.waiting += state in (RecordState.OPEN, RecordState.RETRY)
-                files.retrying += state is RecordState.RETRY
+                files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
+                files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
     if out_of_reach:
         troubles.append(f"not read, {names.OUT_OF_REACH}: {len(out_of_reach)}, the first {out_of_reach[0]}")
     return files, troubles
