@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -222,6 +223,23 @@ def test_a_second_signal_leaves_at_once_and_the_file_is_not_blamed(home: Path) -
     with daemon(home) as running:
         running.wait_for("ocr.done")
         running.stop()
+
+
+def test_nobody_who_reads_standard_error_stops_nothing(home: Path) -> None:
+    """As with `… | less`: the pipe is full after a few lines."""
+    os.mkfifo(home / "pipe")
+    reader = os.open(home / "pipe", os.O_RDWR)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    log = home / "log" / "log"
+    with daemon(home, prefix=["sh", "-c", 'exec "$@" 2>pipe', "sh"]) as running:
+        for number in range(60):
+            dot(home / "inbox" / f"{number}.png")
+        until(lambda: len(list((home / "inbox").glob("*.json"))) == 60)
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 5
+    os.close(reader)
+    assert '"daemon.exiting"' in log.read_text()
 
 
 # -- what must not go on -----------------------------------------------------------------------
