@@ -140,7 +140,7 @@ def _run(asked: argparse.Namespace) -> int:
 
     logger = log.get()
     try:
-        return Daemon(settings, make_engine).run()
+        return Daemon(settings, make_engine, lambda: configuration.load(asked.config)).run()
     except ServiceError as error:
         # A traceback would say nothing that the message does not.
         logger.error("daemon.failed", message=str(error), hint=error.hint, pid=os.getpid())  # noqa: TRY400 - see above

@@ -10,6 +10,7 @@ import os
 import queue
 import select
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -25,7 +26,8 @@ from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier, StatusFile
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Reporter
-from ocr_watcher.service.signals import StopSignals
+from ocr_watcher.service.signals import Signals
+from ocr_watcher.service.suspension import Suspensions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,14 +49,25 @@ _LOOK_AFTER_S = 1.0
 class Daemon:
     """The service. `run` is called once."""
 
-    def __init__(self, settings: Settings, make_engine: MakeEngine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        make_engine: MakeEngine,
+        check_config: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`check_config` loads the configuration anew, for SIGHUP; raises `ServiceError` if it is wrong."""
         self._settings = settings
         self._make_engine = make_engine
+        self._check_config = check_config
         self._log = log.get()
         self._bell = _Bell()
         self._stop_reason = ""
         self._exit_code = ExitCode.OK
-        self._signals = StopSignals(self._on_signal)
+        self._signals = Signals(self._on_signal, self._on_hangup, self._on_other_signal)
+        self._on_terminal = sys.stderr.isatty()
+        self._reload = False
+        self._other_signals: list[int] = []
+        self._suspensions = Suspensions()  # of the loop: begun anew there
         self._jobs: queue.Queue[Job | None] = queue.Queue(settings.queue.max_size)
         self._completions: queue.SimpleQueue[tuple[Job, Outcome]] = queue.SimpleQueue()
         self._notifier = Notifier(os.environ, time.monotonic)
@@ -71,7 +84,11 @@ class Daemon:
             assembly.check_inboxes(self._settings)
             with hold_lock(self._settings), self._telling_the_end():
                 parts = self._start_up()
-                self._loop(parts)
+                try:
+                    self._loop(parts)
+                except BaseException:
+                    self._forgive(parts)
+                    raise
                 self._shut_down(parts)
         self._log.info("daemon.exiting", reason=self._stop_reason, exit_code=int(self._exit_code))
         return self._exit_code
@@ -117,7 +134,12 @@ class Daemon:
 
     def _loop(self, parts: _Parts) -> None:
         """The main thread's work until there is a reason to stop."""
+        self._suspensions = Suspensions()
+        waited_s = 0.0
         while not self._stop_reason:
+            suspended_s = self._suspensions.tick(waited_s)
+            if suspended_s:
+                self._log.info("daemon.suspended", seconds=round(suspended_s, 1))
             try:
                 wake_at = self._tick(parts)
             except MemoryError:
@@ -126,13 +148,15 @@ class Daemon:
                 parts.intake.start_over(self._still_busy(parts))
                 self._log.warning("daemon.out_of_memory", message="looking at the inbox again in a second")
                 wake_at = time.monotonic() + 1
+            waited_s = max(0.0, wake_at - time.monotonic())
             if not self._stop_reason:
-                self._bell.wait(wake_at - time.monotonic())
+                self._bell.wait(waited_s)
 
     def _tick(self, parts: _Parts) -> float:
         """Do everything that is due, in slices short enough for signals; returns when to come again."""
         self._take_completions(parts.intake)
         self._take_events(parts)
+        self._take_signals(parts)
         recycle = parts.work.supervision.recycle_reason
         if recycle:
             self._stop(recycle, ExitCode.RECYCLE)
@@ -171,13 +195,18 @@ class Daemon:
         while parts.consumer.is_alive() and time.monotonic() < deadline and self._signals.count < 2:
             parts.consumer.join(0.05)
         if parts.consumer.is_alive():
-            in_flight = work.supervision.in_flight
-            if in_flight is not None:
-                work.journal.forgive(in_flight.path)  # not the file's fault
-            self._abandon(in_flight.path if in_flight else None)
+            self._abandon(self._forgive(parts))
         self._take_completions(parts.intake)
         self._tell(parts)
         work.close()
+
+    def _forgive(self, parts: _Parts) -> str | None:
+        """The page in hand is not finished, and that is not the file's fault; returns its path, if any."""
+        in_flight = parts.work.supervision.in_flight
+        if in_flight is None:
+            return None
+        parts.work.journal.forgive(in_flight.path)
+        return in_flight.path
 
     def _abandon(self, path: str | None) -> None:
         """Leave without waiting for the consumer: its file is done again by the next start."""
@@ -210,6 +239,21 @@ class Daemon:
         if parts.events.lost:
             parts.events.lost = False
             intake.rescan_due = True
+
+    def _take_signals(self, parts: _Parts) -> None:
+        while self._other_signals:
+            number = self._other_signals.pop(0)
+            self._log.info("signal.ignored", signal=signal.Signals(number).name)
+        if not self._reload:
+            return
+        self._reload = False
+        try:
+            self._check_config()
+        except ServiceError as error:
+            self._log.error("config.rejected", message=str(error), hint=error.hint)
+            return
+        self._log.info("config.changed", message="the configuration is right: starting afresh with it")
+        parts.work.supervision.request_recycle("SIGHUP")
 
     def _advance_scan(self, parts: _Parts, now: float) -> None:
         if parts.scan is None or not parts.scan.advance(now + _SCAN_SLICE_S):
@@ -250,8 +294,13 @@ class Daemon:
             self._log.error("daemon.thread_died", thread="observer")
             self._stop("the observer thread died", ExitCode.BUG)
         in_flight = supervision.in_flight
-        if in_flight is not None and time.monotonic() - in_flight.since > self._settings.ocr.job_timeout_s:
+        if in_flight is not None and self._took_s(in_flight) > self._settings.ocr.job_timeout_s:
             self._give_up_hung(parts, in_flight)
+
+    def _took_s(self, in_flight: InFlight) -> float:
+        """How long the page in hand has taken, without the time in which the process stood still."""
+        now = time.monotonic()
+        return now - in_flight.since - self._suspensions.within(in_flight.since, now)
 
     def _give_up_hung(self, parts: _Parts, in_flight: InFlight) -> None:
         """A page takes too long. No thread can be stopped from outside, so the process goes."""
@@ -305,6 +354,19 @@ class Daemon:
 
     def _on_signal(self, number: int) -> None:
         self._stop(signal.Signals(number).name, ExitCode.OK)
+        self._bell.ring()
+
+    def _on_hangup(self) -> None:
+        # The terminal is being closed: somebody has left, as with Ctrl-C. Elsewhere it asks to look at the
+        # configuration again.
+        if self._on_terminal:
+            self._stop("SIGHUP", ExitCode.OK)
+        else:
+            self._reload = True
+        self._bell.ring()
+
+    def _on_other_signal(self, number: int) -> None:
+        self._other_signals.append(number)
         self._bell.ring()
 
     @contextmanager
