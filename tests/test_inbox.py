@@ -385,6 +385,45 @@ def test_files_in_whose_place_somebody_elses_records_stand_keep_nobody_waiting(h
     assert (document["waiting"], document["retrying"], document["done"]) == (58, 58, 23)
 
 
+# -- folders with odd rights -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def append_only(folder: Path) -> Iterator[None]:
+    """Files can be made in the folder, but neither renamed nor removed."""
+    if subprocess.run(["chattr", "+a", folder], check=False, capture_output=True).returncode:
+        pytest.skip("NO FOLDER CAN BE MADE APPEND-ONLY HERE: not root, or another file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-a", folder], check=True)
+
+
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="chattr is not installed")
+def test_a_folder_where_nothing_can_be_renamed_fills_with_nothing(home: Path) -> None:
+    write_config(home, logging={"level": "debug"}, watch={"rescan_interval_s": 1})
+    inbox = home / "inbox"
+    dot(inbox / "a.png")
+    (inbox / "bad.png").write_text("no image")
+    script = {"FAKE_PAUSE_S": "0.02", "FAKE_READS": "1"}
+    with append_only(inbox):
+        for _ in range(2):  # the next start leaves nothing either
+            with daemon(home, script) as running:
+                running.wait_for("ocr.failed", 8)
+                assert sum(event["level"] == "warning" for event in running.events("ocr.failed")) <= 4
+                assert running.stop() == 0
+        assert len(os.listdir(inbox)) == 3
+        (home / "reads").touch()
+        assert len((home / "reads").read_text().splitlines()) <= 2  # nor is anything read for nothing
+        with daemon(home, script) as running:
+            running.wait_for("ocr.failed", 2)
+            subprocess.run(["chattr", "-a", inbox], check=True)
+            until(lambda: records(inbox) == ["a.png.json", "bad.png.error.json"])
+            assert running.stop() == 0
+            assert len([e for e in running.events("file.leftover") if not e["removed"]]) <= 1
+    assert len(os.listdir(inbox)) == 4
+
+
 # -- trees -------------------------------------------------------------------------------------
 
 

@@ -191,13 +191,18 @@ class Intake:
         return False
 
     def ignore(self, path: str, reason: str) -> None:
-        """Say once, not at every scan, that something with an image's name is not read."""
+        """Say that something with an image's name is not read."""
+        if self.is_new(path):
+            self._log.warning("file.ignored", path=path, reason=reason)
+
+    def is_new(self, path: str) -> bool:
+        """True once for each path: what is met at every scan is said at the first."""
         if path in self._told:
-            return
+            return False
         if len(self._told) >= _MAX_TOLD:
             self._told.clear()
         self._told.add(path)
-        self._log.warning("file.ignored", path=path, reason=reason)
+        return True
 
     def knows(self, path: str, status: os.stat_result) -> bool:
         """Whether this version's record was read before, and nothing is to be done about the file."""

@@ -373,7 +373,7 @@ class Scan:
 
     def _remove(self, leftover: Leftover) -> None:
         removed = remove_leftover(leftover.folder, os.path.basename(leftover.path))
-        if removed is not None:
+        if removed or (removed is not None and self._intake.is_new(leftover.path)):
             self._log.info("file.leftover", path=leftover.path, removed=removed)
 
     def _trouble(self, folder: str, error: OSError) -> None:

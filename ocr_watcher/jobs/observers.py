@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _MAX_TOLD = 100_000
+_MAX_CAUSES = 8
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,19 @@ class LogObserver(Observer):
         self._log = log
         self._queue_depth = queue_depth
         # What was said of a file that is tried again and again: one cause, one line.
-        self._told: dict[str, int] = {}
+        self._told: dict[str, set[int]] = {}
 
     def _say(self, job: Job, *cause: str) -> Callable[..., None]:
         """How to say that this version of a file waits for a cause: at `debug` where that was said before."""
-        said = hash((job.stamp, cause))
-        if self._told.get(job.path) == said:
-            return self._log.debug
         if len(self._told) >= _MAX_TOLD:
             self._told.clear()
-        self._told[job.path] = said
+        told = self._told.setdefault(job.path, set())
+        said = hash((job.stamp, cause))
+        if said in told:
+            return self._log.debug
+        if len(told) >= _MAX_CAUSES:
+            told.clear()
+        told.add(said)
         return self._log.warning
 
     def page_read(self, job: Job, read: PageRead, pages: int) -> None:
@@ -215,7 +219,7 @@ class LogObserver(Observer):
     def _failed(self, ended: JobEnded, error: FileError) -> None:
         final = ended.outcome is Outcome.FAILED
         # Attempts that count come to an end; a cause outside the file may last.
-        lasting = error.transient and not final
+        lasting = not (final or error.retryable)
         say = self._say(ended.job, error.code, str(error)) if lasting else self._log.warning
         say(
             "ocr.failed",
