@@ -191,7 +191,7 @@ def _once(asked: argparse.Namespace) -> int:
         if not asked.paths:
             assembly.check_inboxes(settings)
         if locked:
-            held.enter_context(lock.hold_lock(settings))
+            held.enter_context(lock.hold_all(settings))
         held.callback(bar.close)
         if asked.paths:
             summary = once.do_files(settings, assembly.make_engine, asked.paths, bar)

@@ -24,7 +24,7 @@ from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.watch import Events, Watcher
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier, StatusFile
-from ocr_watcher.service.lock import hold_lock
+from ocr_watcher.service.lock import hold_all
 from ocr_watcher.service.reporter import Reporter
 from ocr_watcher.service.signals import Signals
 from ocr_watcher.service.suspension import Suspensions
@@ -82,7 +82,7 @@ class Daemon:
         with self._signals.handled():
             self._log.info("daemon.starting", version=__version__, pid=os.getpid(), **self._facts())
             assembly.check_inboxes(self._settings)
-            with hold_lock(self._settings), self._telling_the_end():
+            with hold_all(self._settings), self._telling_the_end():
                 parts = self._start_up()
                 try:
                     self._loop(parts)
