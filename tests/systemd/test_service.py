@@ -258,7 +258,7 @@ def test_nothing_but_inbox_state_caches_and_logs_can_be_written(service: Service
     service.start()
     pid = service.machine.host_pid(UNIT)
     script = "for d in {}; do touch $d/probe 2>/dev/null && echo $d && rm $d/probe; done; true"
-    own = [INBOX, STATE, "/var/cache/ocr-watcher", "/var/log/ocr-watcher"]
+    own = [INBOX, STATE, "/var/cache/ocr-watcher", "/var/log/ocr-watcher", "/run/ocr-watcher"]
     folders = (
         "/ /etc /etc/ocr-watcher /usr /opt/ocr-watcher /opt/ocr-watcher/models /boot /var /var/lib /var/log "
         f"/var/cache /run /srv /src /home /root {FOLDER} " + " ".join(own)
@@ -321,6 +321,8 @@ def can_be_done(machine: Container, folder: str) -> list[str]:
         "delete the inbox": f"rmdir {inbox}",
         "open the folder": f"chmod g+w /var/lib/{folder}",
         "cache": f"touch /var/cache/{folder}/new",
+        "claim": "touch /run/ocr-watcher/new",
+        "look at claims": "ls /run/ocr-watcher",
         "log": f"echo forged >>{log}",
         "delete the log": f"rm -f {log}",
     }
@@ -365,6 +367,28 @@ def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) ->
     assert can_be_done(machine, "ocr-watcher-second") == []
     assert machine.call("systemctl", "stop", "ocr-watcher@second.service").returncode == 0
     assert service.state == "active"
+
+
+def test_a_second_instance_on_the_same_inbox_is_told_apart_in_the_sandbox_too(service: Service) -> None:
+    machine = service.machine
+    unit = "ocr-watcher@second.service"
+    configure_instance(machine, "second")
+    path = machine.path("/etc/ocr-watcher/second.yaml")
+    path.write_text(path.read_text().replace("/var/lib/ocr-watcher-second/inbox", INBOX))
+    drop_in = machine.path(f"/etc/systemd/system/{unit}.d/test.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\nReadWritePaths={INBOX}\n")
+    service.start()
+    try:
+        assert machine.call("systemctl", "daemon-reload").returncode == 0
+        machine.call("systemctl", "start", "--no-block", unit)
+        told = ("journalctl", "--no-pager", "--unit", unit)
+        until(lambda: "another instance already works on" in machine.call(*told).stdout, 60)
+        assert service.state == "active"
+    finally:
+        machine.call("systemctl", "stop", unit)
+        shutil.rmtree(drop_in.parent)
+        machine.call("systemctl", "daemon-reload")
 
 
 def test_an_inbox_may_be_moved_away_and_made_anew_while_the_service_runs_or_not(
