@@ -12,6 +12,7 @@ import logging
 import logging.handlers
 import os
 import select
+import signal
 import stat
 import sys
 import threading
@@ -178,6 +179,8 @@ class _NeverBlocks(logging.Handler):
             self._changed.notify_all()
 
     def _run(self) -> None:
+        # Signals are the main thread's, also while a library has handlers of its own.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._ends)

@@ -120,7 +120,8 @@ class Intake:
         self.failed: set[str] = set()  # of these, the ones whose record is an error record
         self._told: set[str] = set()
         self._queue_full = False
-        self.rescan_due = False
+        self.rescan_due = False  # for want of room
+        self.scan_wanted = False  # for something that happened; may wait a little
 
     @property
     def waiting(self) -> int:
@@ -165,7 +166,7 @@ class Intake:
         folder, name = os.path.split(path)
         image = names.document_of(name)
         if image is not None and names.is_shortened(image):
-            self.rescan_due = True
+            self.scan_wanted = True
         elif image is not None:
             path = os.path.join(folder, image)
             self._paused.pop(path, None)  # it may be what stood in the way: do not wait any longer

@@ -180,10 +180,11 @@ class _Tree:
     def _enter(self, name: str, path: str, flags: int, above: int | None) -> bool:
         try:
             fd = os.open(name, FOLDER | flags, dir_fd=above)
+            level = _Level(name, path, fd, _identity(fd))
         except OSError as error:
             self._trouble(path, error)
             return False
-        self._levels.append(_Level(name, path, fd, _identity(fd)))
+        self._levels.append(level)
         if len(self._levels) - self._first_open > _MAX_OPEN:
             _close(self._levels[self._first_open])
             self._first_open += 1
@@ -218,7 +219,12 @@ class _Tree:
 
 
 def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
+    """Device and inode of an open folder. Where a share refuses to tell, closes it and raises OSError."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
     return status.st_dev, status.st_ino
 
 

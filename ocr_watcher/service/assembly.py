@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,6 +28,7 @@ from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.observers import LogObserver, Observers
 from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
+from ocr_watcher.jobs.turns import EngineInTurns
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr import models, paddle_ocr, params
 
@@ -51,9 +53,11 @@ class Assembly:
     memory: memory.Memory
     supervision: Supervision
     worker: Worker
+    ends: threading.Event
 
     def close(self) -> None:
         """Release the engine and the journal."""
+        self.ends.set()
         self.engine.close()
         self.journal.close()
 
@@ -77,9 +81,12 @@ def build(
     probe.settle()
     guard = _guard(settings, probe)
     supervision = Supervision()
-    journal = _journal(settings)
+    in_turns = EngineInTurns(reader, supervision)
+    journal, ends = _journal(settings), threading.Event()
+    # In a thread of its own: a file of the journal may lie on a mount that hangs.
+    threading.Thread(target=_sweep, args=(journal, ends), name="sweep", daemon=True).start()
     tools = Tools(
-        reader=Reader(reader, min_score=settings.ocr.min_score, give_back=probe.give_back),
+        reader=Reader(in_turns, min_score=settings.ocr.min_score, give_back=probe.give_back),
         limits=decode_limits(settings),
         page_mb=reader.page_mb,
         engine=EngineFacts(reader.name, reader.provider, reader.model, reader.version, __version__),
@@ -93,7 +100,7 @@ def build(
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
     )
-    return Assembly(reader, journal, probe, supervision, Worker(tools))
+    return Assembly(reader, journal, probe, supervision, Worker(tools), ends)
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -167,9 +174,11 @@ def _guard(settings: Settings, probe: memory.Memory) -> memory.Guard:
 def _journal(settings: Settings) -> Journal:
     with suppress(OSError):  # the journal says so itself where it cannot be written
         settings.state_dir.mkdir(parents=True, exist_ok=True)
-    journal = Journal(settings.state_dir / names.JOURNAL, log.get())
-    journal.sweep(_is_over)
-    return journal
+    return Journal(settings.state_dir / names.JOURNAL, log.get())
+
+
+def _sweep(journal: Journal, ends: threading.Event) -> None:
+    journal.sweep(lambda path: not ends.is_set() and _is_over(path))
 
 
 def _is_over(path: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -14,6 +15,7 @@ import psutil
 from ocr_watcher import __version__
 from ocr_watcher.errors import VanishedError
 from ocr_watcher.job import Outcome
+from ocr_watcher.log import one_line
 from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
 
@@ -24,10 +26,18 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import Settings
     from ocr_watcher.errors import ExitCode
-    from ocr_watcher.inbox.intake import Intake
     from ocr_watcher.jobs.supervision import Failure, InFlight, Supervision
     from ocr_watcher.memory import Memory
     from ocr_watcher.service.health import Notifier, StatusFile
+
+
+@dataclass(frozen=True)
+class Load:
+    """What there is to do: files in the queue or in hand, files that wait; and the inboxes that hang."""
+
+    busy: int
+    waiting: int
+    hung: tuple[str, ...] = ()
 
 
 class Reporter:
@@ -75,7 +85,7 @@ class Reporter:
 
     def tell(
         self,
-        intake: Intake,
+        load: Load,
         supervision: Supervision,
         memory: Memory,
         *,
@@ -88,8 +98,9 @@ class Reporter:
             "queue": {
                 "size": queued,
                 "max_size": self._settings.queue.max_size,
-                "settling": intake.waiting,
+                "settling": load.waiting,
             },
+            "inboxes_hung": [printable(inbox) for inbox in load.hung],
             "in_hand": self._in_hand(supervision.in_flight),
             "since_start": {"done": self.done, "failed": self.failed},
         }
@@ -123,14 +134,15 @@ class Reporter:
 
     # -- elsewhere -----------------------------------------------------------------------------
 
-    def status_line(self, intake: Intake, memory: Memory) -> None:
+    def status_line(self, load: Load, memory: Memory) -> None:
         """The line that `systemctl status` shows."""
+        hung = f"; does not answer: {', '.join(map(one_line, load.hung))}" if load.hung else ""
         self._notifier.status(
-            f"{self.done} done, {self.failed} failed, {intake.busy} queued, {intake.waiting} waiting; "
-            f"RSS {memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB"
+            f"{self.done} done, {self.failed} failed, {load.busy} queued, {load.waiting} waiting; "
+            f"RSS {memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB{hung}"
         )
 
-    def stats(self, intake: Intake, memory: Memory, *, queued: int) -> None:
+    def stats(self, load: Load, memory: Memory, *, queued: int) -> None:
         """Log `memory.stats`."""
         figures = memory.figures()
         limits = self._settings.memory
@@ -143,7 +155,7 @@ class Reporter:
             rss_limit_mb=limits.rss_limit_mb,
             jobs=self.done + self.failed,
             queue_depth=queued,
-            waiting=intake.waiting,
+            waiting=load.waiting,
             uptime_s=round(self._clock() - self._started),
         )
 

@@ -8,6 +8,8 @@ knows comes from the file that it keeps in its state folder (`health.StatusFile`
 from __future__ import annotations
 
 import stat
+import threading
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,18 +42,37 @@ class Files:
     retrying: int = 0
 
 
-def count(settings: Settings) -> tuple[Files, list[str]]:
-    """Count the images in every inbox; also what could not be listed, in words."""
-    rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
-    files = Files()
-    troubles: list[str] = []
-    out_of_reach: list[str] = []
-    for inbox in settings.watch.inbox:
+# A file system that does not answer for so long (s) is not waited for.
+_PATIENCE_S = 5.0
+
+
+class _Count(threading.Thread):
+    """Counts the images of one inbox, in a thread of its own: its file system may not answer."""
+
+    def __init__(self, settings: Settings, inbox: Path) -> None:
+        super().__init__(daemon=True)
+        self.inbox = inbox
+        self.files = Files()
+        self.troubles: list[str] = []
+        self.seen_at = time.monotonic()
+        self._settings = settings
+
+    def clock(self) -> float:
+        self.seen_at = time.monotonic()
+        return self.seen_at
+
+    def trouble(self, folder: str, error: OSError) -> None:
+        self.troubles.append(f"cannot list {folder}: {error.strerror}")
+
+    def run(self) -> None:
+        watch, files = self._settings.watch, self.files
+        out_of_reach: list[str] = []
         for item in scan.walk(
-            str(inbox),
-            rules,
-            recursive=settings.watch.recursive,
-            trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
+            str(self.inbox),
+            Rules.of(watch.extensions, watch.ignore, watch.settle_s),
+            recursive=watch.recursive,
+            trouble=self.trouble,
+            clock=self.clock,
         ):
             if isinstance(item, scan.OutOfReach):
                 out_of_reach.append(item.path)
@@ -64,8 +85,27 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
                 files.failed += state is RecordState.FAILED
                 files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
                 files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
-    if out_of_reach:
-        troubles.append(f"not read, {names.OUT_OF_REACH}: {len(out_of_reach)}, the first {out_of_reach[0]}")
+        if out_of_reach:
+            self.troubles.append(
+                f"not read, {names.OUT_OF_REACH}: {len(out_of_reach)}, the first {out_of_reach[0]}"
+            )
+
+
+def count(settings: Settings) -> tuple[Files, list[str]]:
+    """Count the images in every inbox; also what could not be counted, in words."""
+    counts = [_Count(settings, inbox) for inbox in settings.watch.inbox]
+    files, troubles = Files(), []
+    for one in counts:
+        one.start()
+    for one in counts:
+        while one.is_alive() and time.monotonic() - one.seen_at < _PATIENCE_S:
+            one.join(0.05)
+        troubles += one.troubles
+        if one.is_alive():
+            troubles.append(f"{one.inbox} does not answer: its files are not counted")
+            continue
+        for name, number in vars(one.files).items():
+            setattr(files, name, getattr(files, name) + number)
     return files, troubles
 
 
@@ -93,6 +133,7 @@ def collect(settings: Settings) -> dict[str, Any]:
                 "updated_at",
                 "since_start",
                 "queue",
+                "inboxes_hung",
                 "in_hand",
             )
         },
@@ -137,6 +178,10 @@ def in_words(document: dict[str, Any]) -> list[str]:
         )
     config = document["config"] or "built-in defaults; -c names a configuration"
     lines.append(f"inbox        {', '.join(map(one_line, document['inbox']))} ({one_line(config)})")
+    lines += [
+        f"trouble      the service gets no answer from {one_line(inbox)}"
+        for inbox in document["inboxes_hung"] or ()
+    ]
     files = document["files"]
     again = f" ({files['retrying']} of them tried again after a failure)" if files["retrying"] else ""
     lines.append(
