@@ -140,6 +140,23 @@ def test_the_inbox_may_go_away_and_come_back(home: Path) -> None:
         assert running.stop() == 0
 
 
+def test_folders_that_appear_lead_to_scans_at_a_rate(home: Path) -> None:
+    write_config(home, logging={"level": "debug"}, watch={"rescan_interval_s": 3600})
+    inbox = home / "inbox"
+    dot(home / "good.png")
+    with daemon(home) as running:
+        running.wait_for("scan.done")
+        began = time.monotonic()
+        for number in range(200):
+            (home / "made").mkdir()
+            os.link(home / "good.png", home / "made" / "a.png")
+            (home / "made").rename(inbox / f"{number}")
+        running.wait_for("ocr.done", 200)
+        took_s = time.monotonic() - began
+        assert running.stop() == 0
+        assert len(running.events("scan.done")) <= 3 + took_s  # one at once, then one a second
+
+
 def test_deleting_a_record_means_try_again(home: Path) -> None:
     path = home / "inbox" / "a.png"
     path.write_text("no image")
