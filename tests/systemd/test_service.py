@@ -242,6 +242,22 @@ def test_a_wrong_configuration_stops_for_good_with_its_reason(service: Service) 
     assert "max_side_px" in service.journal()
 
 
+def test_a_reload_starts_afresh_with_the_new_configuration_unless_it_is_wrong(service: Service) -> None:
+    service.configure(service.fake())
+    service.start()
+    pid = service.machine.show(UNIT, "MainPID")
+    path = service.machine.path(CONFIG)
+    right = path.read_text()
+    path.write_text(right + "\nnonsense: 1\n")
+    assert service.machine.call("systemctl", "reload", UNIT).returncode == 0
+    until(lambda: service.events("config.rejected"), 30)
+    assert service.machine.show(UNIT, "MainPID") == pid
+    path.write_text(right)
+    assert service.machine.call("systemctl", "reload", UNIT).returncode == 0
+    until(lambda: service.restarts == 1 and service.state == "active", 60)
+    assert service.machine.show(UNIT, "MainPID") != pid
+
+
 def test_a_stop_finishes_the_file_in_hand(service: Service, tmp_path: Path) -> None:
     service.configure(service.fake(FAKE_READ_S="1"))
     service.start()
