@@ -152,11 +152,6 @@ class Keeper(threading.Thread):
         self._bell.ring()
 
     @property
-    def is_opened(self) -> bool:
-        """Whether the inbox has answered at all."""
-        return self._opened.is_set()
-
-    @property
     def waiting(self) -> int:
         """See `Intake`."""
         return self._intake.waiting
