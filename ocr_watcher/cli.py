@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", _run, "watch the inbox until stopped")
     once = verb("once", _once, "do what is in the inbox, or the given files, then exit")
     once.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of images")
+    text = verb("text", _text, "read files and print their text; writes nothing")
+    text.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
+    text.add_argument("files", nargs="+", metavar="FILE", help="images; - is standard input")
     verb(
         "check-config",
         _check_config,
@@ -63,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
     status = verb("status", _status, "tell what the service is doing, and how far it is")
-    status.add_argument("--json", action="store_true", help="one JSON object")
+    shown = status.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="one JSON object")
+    shown.add_argument("--failed", action="store_true", help="which files failed, why, and what to do")
+    shown.add_argument("--watch", action="store_true", help="refreshed every second until Ctrl-C")
     retry = verb("retry", _retry, "forget the failure of files, so that they are tried again")
     which = retry.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -207,6 +213,39 @@ def _once(asked: argparse.Namespace) -> int:
     return ExitCode.SOME_FAILED if summary.failed else ExitCode.OK
 
 
+def _text(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+    from ocr_watcher.verbs import configuration
+
+    settings = configuration.load(asked.config)
+    log.set_up("warning", None, 1, 1)
+    # Whatever a library prints goes to standard error: standard output is for the text.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from ocr_watcher.log import one_line
+    from ocr_watcher.service import assembly
+    from ocr_watcher.verbs import text
+
+    def write(piece: bytes) -> None:
+        out.write(piece)
+        out.flush()  # a page at a time: whoever reads need not wait for the last
+
+    failed = 0
+    with out:
+        for failure in text.read(
+            settings,
+            assembly.make_engine,
+            asked.files,
+            asked.format,
+            standard_input=sys.stdin.buffer,
+            write=write,
+        ):
+            failed += 1
+            print(f"ocr-watcher: {one_line(failure.file)}: {one_line(str(failure.error))}", file=sys.stderr)
+            print(f"  {failure.error.hint}", file=sys.stderr)
+    return ExitCode.SOME_FAILED if failed else ExitCode.OK
+
+
 def _is_in_an_inbox(path: Path, settings: Settings) -> bool:
     real = Path(os.path.realpath(path))
     return any(real.is_relative_to(os.path.realpath(inbox)) for inbox in settings.watch.inbox)
@@ -261,11 +300,36 @@ def _doctor(asked: argparse.Namespace) -> int:
 def _status(asked: argparse.Namespace) -> int:
     from ocr_watcher.verbs import configuration, status
 
-    document = status.collect(configuration.load_existing(asked.config))
-    if asked.json:
-        print(json.dumps(document))
-    else:
-        print("\n".join(status.in_words(document)))
+    settings = configuration.load_existing(asked.config)
+    if asked.failed:
+        return _show_failed(settings)
+    if asked.watch:
+        return _watch_status(settings)
+    now = status.collect(settings)
+    print(json.dumps(now.as_json()) if asked.json else "\n".join(status.in_words(now)))
+    return ExitCode.OK
+
+
+def _show_failed(settings: Settings) -> int:
+    from ocr_watcher.verbs import status
+
+    number = 0
+    for number, failure in enumerate(status.failed(settings), 1):  # noqa: B007 - counted
+        print("\n".join(status.failed_in_words(failure)))
+    print(f"{number} file{'s' if number > 1 else ''}" if number else "no file has failed")
+    return ExitCode.OK
+
+
+def _watch_status(settings: Settings) -> int:
+    import time
+
+    from ocr_watcher.verbs import status
+
+    clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            print(clear + "\n".join(status.in_words(status.collect(settings))), flush=True)
+            time.sleep(1)
     return ExitCode.OK
 
 

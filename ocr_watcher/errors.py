@@ -3,7 +3,6 @@
 Two branches. `FileError`: one image cannot be done; the class says whether trying again can help
 and carries the code of the error record. `ServiceError`: the program cannot go on; the class
 carries its exit code. Both carry a hint: what the person reading the log can do about it.
-Imports nothing of this package.
 """
 
 from __future__ import annotations

@@ -260,6 +260,8 @@ def test_a_stop_falls_between_two_pages_and_the_next_start_goes_on(world: World)
     world.again()
     assert world.attempt(path) is Outcome.DONE
     assert [shape[1] for shape in world.engine.shapes] == [1, 2, 3, 4, 5]
+    (said,) = world.log.named("file.resumed")
+    assert (said["page"], said["pages"]) == (4, 5)
     document = sidecar_of(path)
     assert document["text"] == "1x1\n1x2\n1x3\n1x4\n1x5"
     assert [page["index"] for page in document["pages"]] == [0, 1, 2, 3, 4]
@@ -276,6 +278,8 @@ def test_a_recycle_falls_between_two_pages(world: World) -> None:
     with mock.patch.object(Attempt, "_limits", return_value=limits):
         assert world.attempt(path) is Outcome.BROKEN_OFF
     assert "memory.rss_limit_mb" in world.tools.supervision.recycle_reason
+    (said,) = world.log.named("memory.recycled")
+    assert said["reason"] == world.tools.supervision.recycle_reason
     assert len(world.engine.shapes) == 1
     world.again()
     assert world.attempt(path) is Outcome.DONE

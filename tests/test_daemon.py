@@ -43,6 +43,26 @@ def test_drop_an_image_get_its_text(home: Path) -> None:
         assert (home / "log" / "log").read_text() == running.text
 
 
+def test_the_log_says_when_the_last_file_that_waited_is_done(home: Path) -> None:
+    inbox = home / "inbox"
+    for number in range(5):
+        dot(inbox / f"{number}.png")
+    (inbox / "bad.png").write_text("no image")
+    with daemon(home) as running:
+        (drained,) = running.wait_for("queue.drained")
+        assert (drained["done"], drained["failed"]) == (5, 1)
+        assert drained["duration_s"] > 0
+        assert drained["files_per_s"] == pytest.approx(6 / drained["duration_s"], rel=0.5)
+        dot(inbox / "late.png")
+        drained = running.wait_for("queue.drained", 2)[1]
+        assert (drained["done"], drained["failed"]) == (1, 0)
+        running.stop()
+    with daemon(home) as running:  # nothing to do is nothing drained
+        running.wait_for("scan.done")
+        running.stop()
+        assert running.events("queue.drained") == []
+
+
 def test_a_restart_queues_nothing_again(home: Path) -> None:
     for number in range(20):
         dot(home / "inbox" / f"{number}.png")

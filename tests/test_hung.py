@@ -64,10 +64,10 @@ def test_an_inbox_that_hangs_from_the_start_holds_up_nobody(home: Path) -> None:
         (hung,) = running.events("watch.inbox_hung")
         assert (hung["inbox"], hung["level"]) == (str(home / "mount"), "error")
         read_one(home, running, "a.png")
-        document = status.collect(config.load(home / "config.yaml"))
-        assert document["inboxes_hung"] == [str(home / "mount")]
-        assert any("does not answer" in trouble for trouble in document["troubles"])
-        assert document["files"]["done"] == 1
+        now = status.collect(config.load(home / "config.yaml"))
+        assert now.inboxes_hung == (str(home / "mount"),)
+        assert any("does not answer" in trouble for trouble in now.troubles)
+        assert now.files.done == 1
         stop(running)
 
 
@@ -82,7 +82,7 @@ def test_an_inbox_that_hangs_while_it_is_watched_is_said_and_goes_on_by_itself(h
         running.wait_for("watch.inbox_answers")
         dot(home / "source" / "on-the-mount.png")
         running.wait_for("ocr.failed")  # it is read, and its record has no place there
-        until(lambda: status.collect(config.load(home / "config.yaml"))["inboxes_hung"] == [])
+        until(lambda: status.collect(config.load(home / "config.yaml")).inboxes_hung == ())
         server.send_signal(signal.SIGSTOP)
         running.wait_for("watch.inbox_hung", 2)
         stop(running)

@@ -381,8 +381,8 @@ def test_files_in_whose_place_somebody_elses_records_stand_keep_nobody_waiting(h
         assert len(running.events("file.queued")) == 1
     assert sidecar_of(inbox / "IMG7.png")["status"] == sidecar_of(inbox / "IMG8.png")["status"] == "ok"
     assert (inbox / "IMG6.png.json").read_text() == '{"title": "IMG"}'
-    document = status.collect(config.load(home / "config.yaml"))["files"]
-    assert (document["waiting"], document["retrying"], document["done"]) == (58, 58, 23)
+    files = status.collect(config.load(home / "config.yaml")).files
+    assert (files.waiting, files.retrying, files.done) == (58, 58, 23)
 
 
 # -- folders with odd rights -------------------------------------------------------------------
@@ -453,10 +453,10 @@ def test_what_lies_too_deep_is_said_once_and_is_not_waited_for(home: Path) -> No
             (ignored,) = running.events("file.ignored")
             assert "path is longer than" in ignored["reason"]
             assert [event["mode"] for event in running.events("watch.started")] == ["native"]
-            document = status.collect(config.load(home / "config.yaml"))
-            assert document["files"]["waiting"] == 0
-            assert document["files"]["done"] == 3
-            assert "path is longer than" in document["troubles"][0]
+            now = status.collect(config.load(home / "config.yaml"))
+            assert now.files.waiting == 0
+            assert now.files.done == 3
+            assert "path is longer than" in now.troubles[0]
             began = time.monotonic()
             assert running.stop() == 0
             assert time.monotonic() - began < 5

@@ -133,6 +133,18 @@ def test_a_journal_that_cannot_be_opened_is_said_once(tmp_path: Path, log: Log) 
     journal.close()
 
 
+def test_a_link_in_the_journals_place_is_not_written_through(tmp_path: Path, log: Log) -> None:
+    """`retry` may run as root over a folder that others could write."""
+    target = tmp_path / "elsewhere"
+    (tmp_path / "journal.sqlite3").symlink_to(target)
+    journal = Journal(tmp_path / "journal.sqlite3", log)  # type: ignore[arg-type]
+    assert [journal.begin("/a", STAMP).count for _ in range(2)] == [0, 1]
+    journal.close()
+    assert not target.exists()
+    (aside,) = tmp_path.glob("journal.sqlite3.damaged-*")
+    assert aside.is_symlink()
+
+
 def test_deleted_while_in_use(tmp_path: Path, journal: Journal) -> None:
     journal.begin("/a", STAMP)
     for path in tmp_path.iterdir():

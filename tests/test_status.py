@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ocr_watcher import cli, config, names
-from ocr_watcher.errors import ConfigError, UnavailableError
+from ocr_watcher.errors import ConfigError, UnavailableError, UnsupportedFormatError
 from ocr_watcher.service import lock
 from ocr_watcher.verbs import status
 from tests.support import daemon, dot, error_of, sidecar_of, unprivileged, until, write_config
@@ -258,9 +260,11 @@ def test_what_cannot_be_retried_is_said(home: Path, said: Said) -> None:
     (home / "away").mkdir()
     (home / "away" / "a.png.error.json").write_text("{}")
     (inbox / "link").symlink_to(home / "away")
+    (inbox / "notes.txt").write_text("never work")
     text = said(
         "retry",
         inbox / "good.png",
+        inbox / "notes.txt",
         inbox / "none.png",
         inbox / "foreign.png",
         home / "x.png",
@@ -268,6 +272,7 @@ def test_what_cannot_be_retried_is_said(home: Path, said: Said) -> None:
         code=3,
     )
     assert f"waits to be read already: {inbox / 'good.png'}" in text
+    assert "notes.txt: it is never read: see watch.extensions" in text
     assert "none.png: there is no such file" in text
     assert "foreign.png: its error record is not a file of ocr-watcher" in text
     assert "x.png: it is in no inbox" in text
@@ -296,3 +301,39 @@ def test_a_wrong_configuration_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         config.load(tmp_path / "config.yaml")
     assert cli.main(["status", "-c", str(tmp_path / "config.yaml")]) == 78
+
+
+def test_failed_says_which_why_and_what_to_do(home: Path, said: Said) -> None:
+    inbox = home / "inbox"
+    assert said("status", "--failed") == "no file has failed\n"
+    (inbox / "bad.png").write_text("no image")
+    (inbox / "line\nbreak.png").write_bytes(b"")
+    dot(inbox / "good.png")
+    dot(inbox / "waits.png")
+    (inbox / "waits.png.json").write_text("somebody else's")
+    with daemon(home) as running:
+        running.wait_for("ocr.done")
+        running.wait_for("file.quarantined", 2)
+        running.wait_for("ocr.failed", 3)
+        running.stop()
+    told = said("status", "--failed").splitlines()
+    assert f"{inbox}/bad.png: failed: unsupported_format: this is text, not an image" in told
+    assert f"  {UnsupportedFormatError.hint}" in told
+    assert f"{inbox}/line\\nbreak.png: failed: truncated: the file is empty" in told
+    assert any(row.startswith(f"{inbox}/waits.png: is tried again: output_exists: ") for row in told)
+    assert told[-1] == "3 files"
+    assert "`status --failed` says why" in said("status")
+
+
+def test_watch_refreshes_until_it_is_interrupted(home: Path) -> None:
+    command = [sys.executable, "-m", "ocr_watcher", "status", "-c", "config.yaml", "--watch"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "ocr-watcher is not running\n"
+        dot(home / "inbox" / "a.png")
+        while (row := watching.stdout.readline()) != "files        1: 0 done, 0 failed, 1 waiting\n":
+            assert row
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()
+    assert watching.returncode == 0

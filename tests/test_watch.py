@@ -407,7 +407,7 @@ def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
         assert not again.polls
         assert again.is_alive()
         list(events.drain())  # what the first watcher told
-        deep.write_bytes(b"x")
+        deep.write_bytes(b"xx")
         wait_for(events, Event("file", str(deep), closed=True))
     finally:
         again.stop()

@@ -78,7 +78,8 @@ class Keeper(threading.Thread):
             claim: makes sure that no other process works on it; raises `UnavailableError`.
             offer: takes a job into the queue; False where there is no room. Called by this thread.
             still_busy: the files in the queue or in hand, whatever the intake knows of them.
-            wake: called when the inbox was opened, or the thread has ended.
+            wake: called when the inbox was opened, when the last file is through or the first one comes, and
+                when the thread has ended.
             log: where it tells what it does.
         """
         super().__init__(name=f"keeper {inbox}", daemon=True)
@@ -96,6 +97,8 @@ class Keeper(threading.Thread):
         self._opened = threading.Event()
         self._go = False
         self._ends = False
+        self._at_work = False
+        self._is_idle = True
         self._completions: queue.SimpleQueue[tuple[Job, Outcome]] = queue.SimpleQueue()
         self._events = Events(self._bell.ring)
         self._watcher = Watcher(
@@ -161,6 +164,11 @@ class Keeper(threading.Thread):
         """See `Intake`."""
         return self._intake.busy
 
+    @property
+    def may_find_more(self) -> bool:
+        """Whether files may be about to be found: it is at work just now, or scans, or is to scan."""
+        return self._at_work or self._scan is not None or self._intake.rescan_due
+
     # -- the thread ------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -203,6 +211,7 @@ class Keeper(threading.Thread):
 
     def _loop(self) -> None:
         while not self._ends:
+            self._at_work = True
             try:
                 wake_at = self._tick()
             except MemoryError:
@@ -211,7 +220,15 @@ class Keeper(threading.Thread):
                 self._intake.start_over(self._still_busy())
                 self._log.warning("daemon.out_of_memory", message="looking at the inbox again in a second")
                 wake_at = time.monotonic() + 1
+            self._at_work = False
+            self._tell_if_idle()
             self._bell.wait(wake_at - time.monotonic())
+
+    def _tell_if_idle(self) -> None:
+        is_idle = not (self.busy or self.waiting or self.may_find_more)
+        if is_idle != self._is_idle:
+            self._is_idle = is_idle
+            self._wake()
 
     def _tick(self) -> float:
         """Do everything that is due, in slices; returns when to come again."""

@@ -1,7 +1,7 @@
 """Is this file ready to be read? Pure rules: (name, stat now, sight before, clock) -> verdict.
 
 A file that is still being written must never be read, and a name that is no image must never be
-looked at twice. Imports nothing of this package, touches no file and no clock of its own.
+looked at twice. Touches no file and no clock of its own.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -76,6 +77,34 @@ def _lookup(document: str, stamp: Stamp, folder: int | None) -> RecordState:
         return RecordState.RETRY
     in_the_way = _is_somebody_elses(found) if found is not None else _is_there(folder, sidecar)
     return RecordState.BLOCKED if in_the_way else RecordState.OPEN
+
+
+@dataclass(frozen=True)
+class RecordedError:
+    """What an error record says."""
+
+    code: str
+    message: str
+    hint: str
+    attempts: int
+    will_retry: bool
+
+
+def read_error(document: str) -> RecordedError | None:
+    """The error record beside `document` (a path); None where there is none that can be understood."""
+    head, tail = os.path.split(document)
+    try:
+        record = _read(None, os.path.join(head, names.records_of(tail).error), 1 << 16)
+        error = json.loads(record or b"")["error"]
+        return RecordedError(
+            str(error["code"]),
+            str(error["message"]),
+            str(error.get("hint", "")),
+            int(error["attempts"]),
+            bool(error.get("will_retry", False)),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_foreign(folder: int, name: str) -> bool:

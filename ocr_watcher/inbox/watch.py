@@ -2,7 +2,7 @@
 
 Events make it quick, the scan makes it complete: events get lost (queue overflow, network mounts,
 folders that appear while a watch is being added), so every promise rests on the scan and none on
-an event. Knows names and folders, never contents. Imports `files` and `ready`.
+an event. Knows names and folders, never contents.
 """
 
 from __future__ import annotations

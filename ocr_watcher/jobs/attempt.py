@@ -197,11 +197,11 @@ class Attempt:
         """Ask for a fresh process where only that can read the file."""
         tools = self._tools
         if isinstance(raised, EngineLostError):
-            tools.supervision.request_recycle(str(raised))
+            self._recycle(str(raised))
         elif isinstance(raised, ShortOfMemoryError):
             rss_mb = tools.memory.rss_mb()
             if tools.guard.recycle_gains_mb(rss_mb) > _WORTH_A_RECYCLE_MB:
-                tools.supervision.request_recycle(f"RSS {rss_mb:.0f} MiB leaves too little for a page")
+                self._recycle(f"RSS {rss_mb:.0f} MiB leaves too little for a page")
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -231,6 +231,8 @@ class Attempt:
             key = f"{self._sha256}:{tools.settings_key}"
             pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
             first = len(pages)
+            if first:
+                tools.observer.resumed(job, first, opened.pages)
             for index in range(first, opened.pages):
                 if index > first:
                     self._between_pages()
@@ -257,7 +259,7 @@ class Attempt:
         tools.memory.give_back()
         reason = tools.guard.after_page(tools.memory.rss_mb())
         if reason:
-            tools.supervision.request_recycle(reason)
+            self._recycle(reason)
         if tools.supervision.stop_requested or tools.supervision.recycle_reason:
             raise Interruption(Outcome.BROKEN_OFF)
         if tools.clock() - self._started > _TURN_S and tools.others_wait():
@@ -285,13 +287,17 @@ class Attempt:
         if pixels >= limits.max_side_px**2:
             return limits
         if tools.guard.recycle_gains_mb(figures.rss_mb) > _WORTH_A_RECYCLE_MB:
-            tools.supervision.request_recycle(
-                f"RSS {figures.rss_mb:.0f} MiB leaves too little of memory.rss_limit_mb for a page"
-            )
+            self._recycle(f"RSS {figures.rss_mb:.0f} MiB leaves too little of memory.rss_limit_mb for a page")
             raise Interruption(Outcome.BROKEN_OFF)
         pixels = max(pixels, _LEAST_PIXELS)
         tools.observer.page_limited(self._job, headroom_mb, pixels)
         return replace(limits, max_page_pixels=pixels)
+
+    def _recycle(self, reason: str) -> None:
+        """Ask for a fresh process, and tell so once."""
+        if not self._tools.supervision.recycle_reason:
+            self._tools.supervision.request_recycle(reason)
+            self._tools.observer.recycled(reason)
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -355,4 +361,4 @@ class Attempt:
             tools.observer.trouble(self._job, trouble)
             return
         if reason:
-            tools.supervision.request_recycle(reason)
+            self._recycle(reason)

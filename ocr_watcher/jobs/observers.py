@@ -52,6 +52,9 @@ class Observer:
     def job_started(self, job: Job) -> None:
         """An attempt begins."""
 
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        """`kept` of `pages` pages were read by an earlier attempt; this one goes on after them."""
+
     def page_started(self, job: Job, index: int, pages: int) -> None:
         """Page `index` (from 0) of `pages` is about to be decoded; `pages` is 0 until that is known."""
 
@@ -93,6 +96,9 @@ class Observers(Observer):
 
     def job_started(self, job: Job) -> None:
         self._tell("job_started", job)
+
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        self._tell("resumed", job, kept, pages)
 
     def page_started(self, job: Job, index: int, pages: int) -> None:
         self._tell("page_started", job, index, pages)
@@ -144,6 +150,9 @@ class LogObserver(Observer):
         told.add(said)
         return self._log.warning
 
+    def resumed(self, job: Job, kept: int, pages: int) -> None:
+        self._log.info("file.resumed", path=job.path, page=kept + 1, pages=pages)
+
     def page_read(self, job: Job, read: PageRead, pages: int) -> None:
         if pages > 1:
             self._log.debug(
@@ -178,6 +187,9 @@ class LogObserver(Observer):
     def trouble(self, job: Job, error: BaseException) -> None:
         message = f"{type(error).__name__}: {error}"
         self._say(job, "worker.trouble", message)("worker.trouble", path=job.path, message=message)
+
+    def recycled(self, reason: str) -> None:
+        self._log.info("memory.recycled", reason=reason)
 
     def job_ended(self, ended: JobEnded) -> None:
         if ended.outcome is not Outcome.RETRY:

@@ -30,6 +30,7 @@ from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
 from ocr_watcher.jobs.turns import EngineInTurns
 from ocr_watcher.jobs.worker import Worker
+from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
 
 if TYPE_CHECKING:
@@ -45,12 +46,44 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """An engine that works, and what is needed to read with it."""
+
+    engine: Engine
+    facts: EngineFacts
+    reader: Reader
+    limits: DecodeLimits
+    memory: Memory
+    guard: Guard
+
+    def close(self) -> None:
+        """Release the engine."""
+        self.engine.close()
+
+
+def load(settings: Settings, make_engine: MakeEngine) -> Loaded:
+    """Load the engine, see that it reads, and hold the limits against it. Raises `ServiceError`."""
+    probe = Memory()
+    engine = make_engine(settings)
+    _warm_up(engine)
+    probe.settle()
+    return Loaded(
+        engine,
+        EngineFacts(engine.name, engine.provider, engine.model, engine.version, __version__),
+        Reader(engine, min_score=settings.ocr.min_score, give_back=probe.give_back),
+        decode_limits(settings),
+        probe,
+        _guard(settings, probe),
+    )
+
+
+@dataclass(frozen=True)
 class Assembly:
     """Everything behind the queue, ready to work."""
 
     engine: Engine
     journal: Journal
-    memory: memory.Memory
+    memory: Memory
     supervision: Supervision
     worker: Worker
     ends: threading.Event
@@ -75,32 +108,27 @@ def build(
     `queue_depth` tells how many jobs are queued, for the log; `others_wait` whether a long document should
     let others go first; `observers` are told beside the log.
     """
-    probe = memory.Memory()
-    reader = make_engine(settings)
-    _warm_up(reader)
-    probe.settle()
-    guard = _guard(settings, probe)
     supervision = Supervision()
-    in_turns = EngineInTurns(reader, supervision)
+    loaded = load(settings, lambda settings: EngineInTurns(make_engine(settings), supervision))
     journal, ends = _journal(settings), threading.Event()
     # In a thread of its own: a file of the journal may lie on a mount that hangs.
     threading.Thread(target=_sweep, args=(journal, ends), name="sweep", daemon=True).start()
     tools = Tools(
-        reader=Reader(in_turns, min_score=settings.ocr.min_score, give_back=probe.give_back),
-        limits=decode_limits(settings),
-        page_mb=reader.page_mb,
-        engine=EngineFacts(reader.name, reader.provider, reader.model, reader.version, __version__),
-        settings_key=settings_key(settings, reader),
+        reader=loaded.reader,
+        limits=loaded.limits,
+        page_mb=loaded.engine.page_mb,
+        engine=loaded.facts,
+        settings_key=settings_key(settings, loaded.facts),
         max_attempts=settings.retry.max_attempts,
         journal=journal,
-        memory=probe,
-        guard=guard,
+        memory=loaded.memory,
+        guard=loaded.guard,
         supervision=supervision,
         # Supervision first: whoever is told of an end may look at it.
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
     )
-    return Assembly(reader, journal, probe, supervision, Worker(tools), ends)
+    return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools), ends)
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -131,11 +159,11 @@ def decode_limits(settings: Settings) -> DecodeLimits:
     )
 
 
-def settings_key(settings: Settings, reader: Engine) -> str:
+def settings_key(settings: Settings, facts: EngineFacts) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    facts = [ocr, settings.image.max_side_px, reader.name, reader.provider, reader.version, __version__]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    decisive = [ocr, settings.image.max_side_px, vars(facts)]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_inboxes(settings: Settings) -> None:
@@ -160,10 +188,10 @@ def _warm_up(reader: Engine) -> None:
         ) from error
 
 
-def _guard(settings: Settings, probe: memory.Memory) -> memory.Guard:
+def _guard(settings: Settings, probe: Memory) -> Guard:
     limits = settings.memory
-    guard = memory.Guard(
-        memory.MemoryLimits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
+    guard = Guard(
+        MemoryLimits(limits.soft_limit_mb, limits.rss_limit_mb, limits.max_jobs, limits.hard_limit_mb),
         log.get(),
     )
     guard.start(probe.rss_mb(), probe.data_mb())

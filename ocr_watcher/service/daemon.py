@@ -21,11 +21,12 @@ from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.keeper import Habits, Keeper
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.service import assembly
-from ocr_watcher.service.health import Notifier, StatusFile
+from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Load, Reporter
 from ocr_watcher.service.signals import Signals
 from ocr_watcher.service.suspension import Suspensions
+from ocr_watcher.service.told import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,14 +175,15 @@ class Daemon:
 
     def _tick(self, parts: _Parts) -> float:
         """Do everything that is due; returns when to come again."""
-        self._take_completions()
+        load = self._load()
+        self._take_completions()  # after `load`: of what is not busy any more, the end is counted
         self._take_signals(parts)
         recycle = parts.work.supervision.recycle_reason
         if recycle:
             self._stop(recycle, ExitCode.RECYCLE)
             return 0.0
         now = time.monotonic()
-        load = self._load()
+        self._reporter.note_load(load)
         if parts.timers.look_after.is_due(now):
             self._look_after(parts)
             self._reporter.status_line(load, parts.work.memory)
@@ -344,6 +346,7 @@ class Daemon:
         return Load(
             busy=sum(keeper.busy for keeper in self._keepers),
             waiting=sum(keeper.waiting for keeper in self._keepers),
+            more=any(keeper.may_find_more for keeper in self._keepers),
             hung=tuple(str(keeper.inbox) for keeper in self._keepers if keeper.inbox in self._hung),
         )
 

@@ -1,4 +1,4 @@
-"""How the daemon is heard: the status file, and systemd's ready, status line and heartbeat.
+"""systemd's ready, status line and heartbeat.
 
 Of service managers it knows systemd's notification protocol and nothing else; without one every call
 does nothing. The heartbeat is sent by the main loop, and only after it has seen that the other threads
@@ -7,44 +7,17 @@ are alive and the page in hand is within its time.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 # Beat this many times within the manager's timeout, so that one late turn is no death.
 _BEATS_PER_TIMEOUT = 4
-
-
-@dataclass(frozen=True)
-class StatusFile:
-    """What the daemon says of itself, for `ocr-watcher status`: one JSON object in its state folder.
-
-    Never flushed to the disk: after a power loss there is nothing in it that matters.
-    """
-
-    path: Path
-
-    def read(self) -> dict[str, Any]:
-        """What was last said; empty where nothing was, or it cannot be understood."""
-        try:
-            told = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return told if isinstance(told, dict) else {}
-
-    def write(self, document: Mapping[str, Any]) -> None:
-        """Say this now. Where the state folder cannot be written, nothing happens: the log says it all."""
-        fresh = self.path.with_name(self.path.name + ".tmp")
-        with suppress(OSError):
-            fresh.write_text(json.dumps(document), "utf-8", "surrogatepass")
-            os.replace(fresh, self.path)
 
 
 @dataclass

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -18,6 +18,7 @@ from ocr_watcher.job import Outcome
 from ocr_watcher.log import one_line
 from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
+from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,18 +27,37 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import Settings
     from ocr_watcher.errors import ExitCode
-    from ocr_watcher.jobs.supervision import Failure, InFlight, Supervision
+    from ocr_watcher.jobs.supervision import InFlight, Supervision
     from ocr_watcher.memory import Memory
-    from ocr_watcher.service.health import Notifier, StatusFile
+    from ocr_watcher.service.health import Notifier
+    from ocr_watcher.service.told import StatusFile
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """When nothing was left to do (monotonic s), and how many files had ended by then."""
+
+    at: float
+    done: int
+    failed: int
 
 
 @dataclass(frozen=True)
 class Load:
-    """What there is to do: files in the queue or in hand, files that wait; and the inboxes that hang."""
+    """What there is to do: files in the queue or in hand, files that wait, whether there may be more.
+
+    And `hung`, the inboxes that do not answer.
+    """
 
     busy: int
     waiting: int
+    more: bool = False
     hung: tuple[str, ...] = ()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.busy or self.waiting or self.more)
 
 
 class Reporter:
@@ -57,30 +77,54 @@ class Reporter:
         self._log = log
         self._clock = clock
         self._started = clock()
-        self._told: dict[str, Any] = {}
+        self._told = Told()
         self.done = 0
         self.failed = 0
+        self._idle = _Idle(self._started, 0, 0)
+        self._busy_since: float | None = None
 
     def count(self, outcome: Outcome) -> None:
         """A job ended."""
         self.done += outcome is Outcome.DONE
         self.failed += outcome is Outcome.FAILED
 
+    def note_load(self, load: Load) -> None:
+        """Log `queue.drained` when the last file that waited has its record; call it at every tick.
+
+        Every job that had ended when `load` was looked at must have been counted.
+        """
+        if not load.is_idle:
+            self._busy_since = self._busy_since or self._clock()
+            return
+        before, self._idle = self._idle, _Idle(self._clock(), self.done, self.failed)
+        since, self._busy_since = self._busy_since or before.at, None
+        done, failed = self.done - before.done, self.failed - before.failed
+        if not done and not failed:
+            return  # what came in went away again
+        duration_s = max(self._idle.at - since, 0.001)
+        self._log.info(
+            "queue.drained",
+            done=done,
+            failed=failed,
+            duration_s=round(duration_s, 1),
+            files_per_s=round((done + failed) / duration_s, 2),
+        )
+
     # -- the status file -----------------------------------------------------------------------
 
     def begin(self) -> None:
         """The process starts; what went wrong in the one before it outlives the restart."""
         before = self._file.read()
-        self._told = {
-            "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
-            "version": __version__,
-            "started_at": now(),
-            "engine": self._settings.ocr.engine,
-            "model": self._settings.ocr.model,
-            "last_error": before.get("last_error"),
-            "last_exit": before.get("last_exit"),
-        }
+        self._told = Told(
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+            version=__version__,
+            started_at=now(),
+            engine=self._settings.ocr.engine,
+            model=self._settings.ocr.model,
+            last_error=before.last_error,
+            last_exit=before.last_exit,
+        )
         self._file.write(self._told)
 
     def tell(
@@ -93,44 +137,33 @@ class Reporter:
         also_figures: bool = True,
     ) -> None:
         """Write the status file where something changed; with `also_figures` in any case."""
-        told = {
-            **self._told,
-            "queue": {
-                "size": queued,
-                "max_size": self._settings.queue.max_size,
-                "settling": load.waiting,
-            },
-            "inboxes_hung": [printable(inbox) for inbox in load.hung],
-            "in_hand": self._in_hand(supervision.in_flight),
-            "since_start": {"done": self.done, "failed": self.failed},
-        }
+        told = replace(
+            self._told,
+            queue=QueueState(queued, self._settings.queue.max_size, load.waiting),
+            inboxes_hung=tuple(printable(inbox) for inbox in load.hung),
+            in_hand=self._in_hand(supervision.in_flight),
+            since_start=SinceStart(self.done, self.failed),
+        )
         failure = supervision.last_failure
         if failure is not None and failure.code != VanishedError.code:
-            told["last_error"] = _as_json(failure)
+            error = LastError(printable(failure.path), failure.code, failure.message, failure.at)
+            told = replace(told, last_error=error)
         if also_figures or told != self._told:
             figures = memory.figures()
-            told |= {
-                "rss_mb": figures.rss_mb,
-                "peak_rss_mb": figures.peak_rss_mb,
-                "updated_at": now(),
-            }
+            told = replace(told, rss_mb=figures.rss_mb, peak_rss_mb=figures.peak_rss_mb, updated_at=now())
             self._told = told
             self._file.write(told)
 
     def end(self, reason: str, code: ExitCode) -> None:
         """The process ends."""
-        self._told["last_exit"] = {"reason": reason, "exit_code": int(code), "at": now()}
+        self._told = replace(self._told, last_exit=LastExit(reason, int(code), now()))
         self._file.write(self._told)
 
-    def _in_hand(self, in_flight: InFlight | None) -> dict[str, Any] | None:
+    def _in_hand(self, in_flight: InFlight | None) -> InHand | None:
         if in_flight is None:
             return None
-        return {
-            "path": printable(in_flight.path),
-            "page": in_flight.page + 1,
-            **({"pages": in_flight.pages} if in_flight.pages else {}),
-            "since": now(self._clock() - in_flight.since),
-        }
+        since = now(self._clock() - in_flight.since)
+        return InHand(printable(in_flight.path), in_flight.page + 1, since, in_flight.pages or None)
 
     # -- elsewhere -----------------------------------------------------------------------------
 
@@ -158,12 +191,3 @@ class Reporter:
             waiting=load.waiting,
             uptime_s=round(self._clock() - self._started),
         )
-
-
-def _as_json(failure: Failure) -> dict[str, str]:
-    return {
-        "path": printable(failure.path),
-        "code": failure.code,
-        "message": failure.message,
-        "at": failure.at,
-    }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # How long one slice of a scan, or of a wait, may keep a request to stop waiting.
 _SLICE_S = 0.2
 BLOCKED = "a JSON file of somebody else has the name of its sidecar"
-FAILED_BEFORE = "it failed before; its error record says why, `ocr-watcher retry` forgets it"
+FAILED_BEFORE = "it failed before; its .error.json says why; delete that to have it tried again"
 
 
 class Progress(Protocol):

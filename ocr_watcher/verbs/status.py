@@ -1,19 +1,20 @@
 """`status`: what the service is doing, told beside a running daemon or without one.
 
 What is done, failed and waiting is counted on the disk, which is the truth; what only the process
-knows comes from the file that it keeps in its state folder (`health.StatusFile`), its memory from
-`/proc`. Reads only. Imports `lock`, `health`, `watch` and `sidecar`.
+knows comes from the file that it keeps in its state folder (`service.told`), its memory from `/proc`.
+Reads only.
 """
 
 from __future__ import annotations
 
+import queue
 import stat
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psutil
 
@@ -25,10 +26,14 @@ from ocr_watcher.job import Stamp
 from ocr_watcher.log import one_line
 from ocr_watcher.memory import Memory
 from ocr_watcher.service import lock
-from ocr_watcher.service.health import StatusFile
+from ocr_watcher.service.told import StatusFile, Told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ocr_watcher.config import Settings
+    from ocr_watcher.inbox.records import RecordedError
+    from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart
 
 
 @dataclass
@@ -42,177 +47,281 @@ class Files:
     retrying: int = 0
 
 
-# A file system that does not answer for so long (s) is not waited for.
-_PATIENCE_S = 5.0
+@dataclass(frozen=True)
+class ServiceStatus:
+    """Everything that is known of a service; amounts of memory are MiB, times ISO 8601 in UTC.
+
+    What only a running daemon can tell is None without one.
+    """
+
+    running: bool
+    pid: int | None
+    config: str | None
+    inbox: tuple[str, ...]
+    version: str | None
+    engine: str | None
+    model: str | None
+    started_at: str | None
+    updated_at: str | None
+    since_start: SinceStart | None
+    queue: QueueState | None
+    inboxes_hung: tuple[str, ...]
+    in_hand: InHand | None
+    rss_mb: float | None
+    peak_rss_mb: float | None
+    soft_limit_mb: int
+    rss_limit_mb: int
+    files: Files
+    last_error: LastError | None
+    last_exit: LastExit | None
+    troubles: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `status --json` prints."""
+        return asdict(self)
 
 
-class _Count(threading.Thread):
-    """Counts the images of one inbox, in a thread of its own: its file system may not answer."""
+@dataclass(frozen=True)
+class FailedFile:
+    """A file that failed, or whose next try is waited for."""
 
-    def __init__(self, settings: Settings, inbox: Path) -> None:
-        super().__init__(daemon=True)
-        self.inbox = inbox
-        self.files = Files()
-        self.troubles: list[str] = []
-        self.seen_at = time.monotonic()
-        self._settings = settings
+    path: str
+    error: RecordedError
 
-    def clock(self) -> float:
-        self.seen_at = time.monotonic()
-        return self.seen_at
 
-    def trouble(self, folder: str, error: OSError) -> None:
-        self.troubles.append(f"cannot list {folder}: {error.strerror}")
-
-    def run(self) -> None:
-        watch, files = self._settings.watch, self.files
-        out_of_reach: list[str] = []
-        for item in scan.walk(
-            str(self.inbox),
-            Rules.of(watch.extensions, watch.ignore, watch.settle_s),
-            recursive=watch.recursive,
-            trouble=self.trouble,
-            clock=self.clock,
-        ):
-            if isinstance(item, scan.OutOfReach):
-                out_of_reach.append(item.path)
-            elif isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
-                state = RecordState.OPEN
-                if item.records:
-                    state = records.lookup(item.path, Stamp.of(item.status))
-                files.found += 1
-                files.done += state is RecordState.DONE
-                files.failed += state is RecordState.FAILED
-                files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
-                files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
-        if out_of_reach:
-            self.troubles.append(
-                f"not read, {names.OUT_OF_REACH}: {len(out_of_reach)}, the first {out_of_reach[0]}"
-            )
+def collect(settings: Settings) -> ServiceStatus:
+    """Look at a service. Raises `UnavailableError` where the state folder may not be read."""
+    pid = lock.running(settings.state_dir)
+    told = StatusFile(settings.state_dir / names.STATUS).read()
+    now = told if pid is not None and told.pid == pid else Told()
+    files, troubles = count(settings)
+    rss_mb, peak_rss_mb = _memory(pid, now)
+    return ServiceStatus(
+        running=pid is not None,
+        pid=pid,
+        config=str(settings.source) if settings.source else None,
+        inbox=tuple(names.printable(str(inbox)) for inbox in settings.watch.inbox),
+        version=now.version,
+        engine=now.engine,
+        model=now.model,
+        started_at=now.started_at,
+        updated_at=now.updated_at,
+        since_start=now.since_start,
+        queue=now.queue,
+        inboxes_hung=now.inboxes_hung,
+        in_hand=now.in_hand,
+        rss_mb=rss_mb,
+        peak_rss_mb=peak_rss_mb,
+        soft_limit_mb=settings.memory.soft_limit_mb,
+        rss_limit_mb=settings.memory.rss_limit_mb,
+        files=files,
+        last_error=told.last_error,
+        last_exit=told.last_exit,
+        troubles=tuple(troubles),
+    )
 
 
 def count(settings: Settings) -> tuple[Files, list[str]]:
     """Count the images in every inbox; also what could not be counted, in words."""
-    counts = [_Count(settings, inbox) for inbox in settings.watch.inbox]
-    files, troubles = Files(), []
-    for one in counts:
-        one.start()
-    for one in counts:
-        while one.is_alive() and time.monotonic() - one.seen_at < _PATIENCE_S:
-            one.join(0.05)
-        troubles += one.troubles
-        if one.is_alive():
-            troubles.append(f"{one.inbox} does not answer: its files are not counted")
-            continue
-        for name, number in vars(one.files).items():
-            setattr(files, name, getattr(files, name) + number)
+    files = Files()
+    troubles: list[str] = []
+    for state in _look(settings, troubles, lambda _, state: state):
+        files.found += 1
+        files.done += state is RecordState.DONE
+        files.failed += state is RecordState.FAILED
+        files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
+        files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
     return files, troubles
 
 
-def collect(settings: Settings) -> dict[str, Any]:
-    """Everything `status --json` says; amounts of memory are MiB, times ISO 8601 in UTC.
-
-    Raises `UnavailableError` where the state folder may not be read.
-    """
-    pid = lock.running(settings.state_dir)
-    told = StatusFile(settings.state_dir / names.STATUS).read()
-    live = pid is not None and told.get("pid") == pid
-    files, troubles = count(settings)
-    document: dict[str, Any] = {
-        "running": pid is not None,
-        "pid": pid,
-        "config": str(settings.source) if settings.source else None,
-        "inbox": [names.printable(str(inbox)) for inbox in settings.watch.inbox],
-        **{
-            key: told.get(key) if live else None
-            for key in (
-                "version",
-                "engine",
-                "model",
-                "started_at",
-                "updated_at",
-                "since_start",
-                "queue",
-                "inboxes_hung",
-                "in_hand",
-            )
-        },
-        **_memory(pid, told if live else {}),
-        "soft_limit_mb": settings.memory.soft_limit_mb,
-        "rss_limit_mb": settings.memory.rss_limit_mb,
-        "files": vars(files),
-        "last_error": told.get("last_error"),
-        "last_exit": told.get("last_exit"),
-        "troubles": troubles,
-    }
-    return document
+def failed(settings: Settings) -> Iterator[FailedFile]:
+    """Every file that failed, or that is tried again after a failure, and why; from the records."""
+    yield from _look(settings, [], _failure)
 
 
-def _memory(pid: int | None, told: dict[str, Any]) -> dict[str, float | None]:
-    """Resident memory now where the process can be seen from here, else as it last said."""
-    figures = {key: told.get(key) for key in ("rss_mb", "peak_rss_mb")}
+def _failure(path: str, state: RecordState) -> FailedFile | None:
+    if state in (RecordState.OPEN, RecordState.DONE):
+        return None
+    error = records.read_error(path)
+    return None if error is None else FailedFile(path, error)  # None: it went just now
+
+
+# -- what is on the disk ---------------------------------------------------------------------------
+
+_Seen = TypeVar("_Seen")
+# A file system that does not answer for so long (s) is not waited for.
+_PATIENCE_S = 5.0
+# What was seen goes from thread to thread in pieces of so many files.
+_PIECE = 256
+
+
+def _look(
+    settings: Settings, troubles: list[str], see: Callable[[str, RecordState], _Seen | None]
+) -> Iterator[_Seen]:
+    """What `see` makes of every image in the inboxes and of what its records say, None left out."""
+    looks = [_Look(settings, inbox, see) for inbox in settings.watch.inbox]
+    for look in looks:
+        look.start()
+    for look in looks:
+        yield from look.seen(troubles)
+
+
+class _Look(threading.Thread, Generic[_Seen]):
+    """Looks at the images of one inbox, in a thread of its own: its file system may not answer."""
+
+    def __init__(
+        self, settings: Settings, inbox: Path, see: Callable[[str, RecordState], _Seen | None]
+    ) -> None:
+        super().__init__(daemon=True)
+        self._settings = settings
+        self._inbox = inbox
+        self._see = see
+        self._answered_at = time.monotonic()
+        self._pieces: queue.Queue[list[_Seen]] = queue.Queue(16)
+        self._troubles: list[str] = []
+        self._out_of_reach: list[str] = []
+        self._error: BaseException | None = None
+
+    def seen(self, troubles: list[str]) -> Iterator[_Seen]:
+        """As it is found. What could not be looked at is added to `troubles`, in words."""
+        waited_since = time.monotonic()
+        while self.is_alive() or not self._pieces.empty():
+            try:
+                piece = self._pieces.get(timeout=0.05)
+            except queue.Empty:
+                if time.monotonic() - max(waited_since, self._answered_at) > _PATIENCE_S:
+                    troubles += [*self._troubles, f"{self._inbox} does not answer: not all is counted"]
+                    return
+            else:
+                yield from piece
+                waited_since = time.monotonic()
+        if self._error is not None:
+            raise self._error
+        troubles += self._troubles
+        if self._out_of_reach:
+            first = self._out_of_reach[0]
+            troubles.append(f"not read, {names.OUT_OF_REACH}: {len(self._out_of_reach)}, the first {first}")
+
+    def run(self) -> None:
+        """Walk the inbox."""
+        try:
+            self._walk()
+        except BaseException as error:  # noqa: BLE001 - raised where the thread was started
+            self._error = error
+
+    def _walk(self) -> None:
+        watch = self._settings.watch
+        piece: list[_Seen] = []
+        for item in scan.walk(
+            str(self._inbox),
+            Rules.of(watch.extensions, watch.ignore, watch.settle_s),
+            recursive=watch.recursive,
+            trouble=self._trouble,
+            clock=self._clock,
+        ):
+            if isinstance(item, scan.OutOfReach):
+                self._out_of_reach.append(item.path)
+            elif isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
+                state = RecordState.OPEN
+                if item.records:
+                    state = records.lookup(item.path, Stamp.of(item.status))
+                what = self._see(item.path, state)
+                if what is not None:
+                    piece.append(what)
+            if len(piece) == _PIECE:
+                self._pieces.put(piece)
+                piece = []
+        self._pieces.put(piece)
+
+    def _clock(self) -> float:
+        self._answered_at = time.monotonic()
+        return self._answered_at
+
+    def _trouble(self, folder: str, error: OSError) -> None:
+        self._troubles.append(f"cannot list {folder}: {error.strerror}")
+
+
+# -- what the process tells ------------------------------------------------------------------------
+
+
+def _memory(pid: int | None, told: Told) -> tuple[float | None, float | None]:
+    """Resident memory now and at its highest; as last told where the process cannot be seen from here."""
     try:
         # The number alone could be another process's: a container counts its own.
-        if pid is not None and abs(psutil.Process(pid).create_time() - told.get("process_started", 0)) < 1:
+        if pid is not None and abs(psutil.Process(pid).create_time() - told.process_started) < 1:
             now = Memory(Path(f"/proc/{pid}/status")).figures()
-            figures = {"rss_mb": now.rss_mb, "peak_rss_mb": now.peak_rss_mb}
+            return now.rss_mb, now.peak_rss_mb
     except (psutil.Error, OSError):
         pass
-    return figures
+    return told.rss_mb, told.peak_rss_mb
 
 
-def in_words(document: dict[str, Any]) -> list[str]:
+# -- in words --------------------------------------------------------------------------------------
+
+
+def in_words(status: ServiceStatus) -> list[str]:
     """The same for a person, a line each."""
-    lines = [_headline(document)]
-    if document["rss_mb"] is not None:
+    lines = [_headline(status)]
+    if status.rss_mb is not None and status.peak_rss_mb is not None:
         lines.append(
-            f"memory       RSS {document['rss_mb']:.0f} MiB, peak {document['peak_rss_mb']:.0f}; "
-            f"warns at {document['soft_limit_mb']}, restarts at {document['rss_limit_mb']}"
+            f"memory       RSS {status.rss_mb:.0f} MiB, peak {status.peak_rss_mb:.0f}; "
+            f"warns at {status.soft_limit_mb}, restarts at {status.rss_limit_mb}"
         )
-    queue = document["queue"]
-    if queue is not None:
-        reading = document["in_hand"]
+    if status.queue is not None:
+        queue = status.queue
         lines.append(
-            f"queue        {queue['size']} of {queue['max_size']}, {queue['settling']} settling; "
-            + (f"reading {one_line(reading['path'])}, since {_time(reading['since'])}" if reading else "idle")
+            f"queue        {queue.size} of {queue.max_size}, {queue.settling} settling; "
+            f"{_reading(status.in_hand)}"
         )
-    config = document["config"] or "built-in defaults; -c names a configuration"
-    lines.append(f"inbox        {', '.join(map(one_line, document['inbox']))} ({one_line(config)})")
+    config = status.config or "built-in defaults; -c names a configuration"
+    lines.append(f"inbox        {', '.join(map(one_line, status.inbox))} ({one_line(config)})")
     lines += [
-        f"trouble      the service gets no answer from {one_line(inbox)}"
-        for inbox in document["inboxes_hung"] or ()
+        f"trouble      the service gets no answer from {one_line(inbox)}" for inbox in status.inboxes_hung
     ]
-    files = document["files"]
-    again = f" ({files['retrying']} of them tried again after a failure)" if files["retrying"] else ""
+    files = status.files
+    again = f" ({files.retrying} of them tried again after a failure)" if files.retrying else ""
+    why = "; `status --failed` says why" if files.failed or files.retrying else ""
     lines.append(
-        f"files        {files['found']}: {files['done']} done, {files['failed']} failed, "
-        f"{files['waiting']} waiting{again}"
+        f"files        {files.found}: {files.done} done, {files.failed} failed, "
+        f"{files.waiting} waiting{again}{why}"
     )
-    if document["since_start"] is not None:
-        since = document["since_start"]
-        lines.append(f"since start  {since['done']} done, {since['failed']} failed")
-    error = document["last_error"]
-    if error is not None:
-        what = f"{one_line(error['path'])}: {error['code']}: {one_line(error['message'])}"
-        lines.append(f"last error   {_time(error['at'])} {what}")
-    left = document["last_exit"]
-    if left is not None:
-        lines.append(f"last exit    {_time(left['at'])} code {left['exit_code']}: {one_line(left['reason'])}")
-    lines += [f"trouble      {one_line(trouble)}" for trouble in document["troubles"]]
+    if status.since_start is not None:
+        lines.append(f"since start  {status.since_start.done} done, {status.since_start.failed} failed")
+    if status.last_error is not None:
+        error = status.last_error
+        what = f"{one_line(error.path)}: {error.code}: {one_line(error.message)}"
+        lines.append(f"last error   {_time(error.at)} {what}")
+    if status.last_exit is not None:
+        left = status.last_exit
+        lines.append(f"last exit    {_time(left.at)} code {left.exit_code}: {one_line(left.reason)}")
+    lines += [f"trouble      {one_line(trouble)}" for trouble in status.troubles]
     return lines
 
 
-def _headline(document: dict[str, Any]) -> str:
-    if not document["running"]:
+def failed_in_words(failure: FailedFile) -> list[str]:
+    """A file that failed, for a person: what, why, what to do."""
+    error = failure.error
+    how = "is tried again" if error.will_retry else "failed"
+    lines = [f"{one_line(failure.path)}: {how}: {error.code}: {one_line(error.message)}"]
+    return [*lines, f"  {one_line(error.hint)}"] if error.hint else lines
+
+
+def _reading(in_hand: InHand | None) -> str:
+    if in_hand is None:
+        return "idle"
+    page = f", page {in_hand.page} of {in_hand.pages}" if in_hand.pages and in_hand.pages > 1 else ""
+    return f"reading {one_line(in_hand.path)}{page}, since {_time(in_hand.since)}"
+
+
+def _headline(status: ServiceStatus) -> str:
+    if not status.running:
         return "ocr-watcher is not running"
-    if document["started_at"] is None:
+    if status.started_at is None:
         # `once` holds the same lock and reports to its terminal; a daemon says more once it is ready.
-        return (
-            f"ocr-watcher is running (process {document['pid']}): starting, or draining the inbox by `once`"
-        )
+        return f"ocr-watcher is running (process {status.pid}): starting, or draining the inbox by `once`"
     return (
-        f"ocr-watcher {document['version']} is running (process {document['pid']}) since "
-        f"{_time(document['started_at'])}, {document['engine']}, {document['model']}"
+        f"ocr-watcher {status.version} is running (process {status.pid}) since "
+        f"{_time(status.started_at)}, {status.engine}, {status.model}"
     )
 
 
