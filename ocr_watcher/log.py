@@ -218,6 +218,13 @@ def _screen(stream: TextIO) -> logging.Handler:
     return logging.StreamHandler(stream) if stat.S_ISREG(mode) else _NeverBlocks(fd)
 
 
+def _tell_of_thread(died: threading.ExceptHookArgs) -> None:
+    """Say what has ended a thread; Python would print it past the log."""
+    if died.exc_type is not SystemExit:
+        name = died.thread.name if died.thread is not None else None
+        get().error("thread.failed", thread=name, exc_info=died.exc_value)
+
+
 def _formatter(*last: Processor) -> structlog.stdlib.ProcessorFormatter:
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_common()],
@@ -268,6 +275,7 @@ def set_up(
     logging.captureWarnings(capture=True)
     # The reader of this log must never be shown a traceback of the logging itself.
     logging.raiseExceptions = False
+    threading.excepthook = _tell_of_thread
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ocr_watcher import config, names
+from ocr_watcher.service import lock
 from ocr_watcher.verbs import status
 from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
 
@@ -346,6 +347,29 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
             record(inbox / name)
         assert len(os.listdir(inbox)) == 18
     print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
+
+
+@as_root
+@pytest.mark.parametrize("second", [False, True], ids=["the first start", "a later start"])
+def test_a_full_disk_under_the_state_folder_keeps_nobody_from_starting(home: Path, second: bool) -> None:
+    disk = home / "disk"
+    disk.mkdir()
+    write_config(home, state_dir="disk/state")
+    with tmpfs(disk, "256k"):
+        (disk / "state").mkdir()
+        if second:
+            with daemon(home) as running:
+                running.wait_for("daemon.ready")
+                assert running.stop() == 0
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        dot(home / "inbox" / "a.png")
+        with daemon(home) as running:
+            running.wait_for("ocr.done")
+            # The page that the lock file had is written again; a first one has no place.
+            assert lock.running(disk / "state") == (running.pid if second else 0)
+            assert running.stop() == 0
 
 
 # -- files that wait ---------------------------------------------------------------------------

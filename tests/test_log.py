@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -95,6 +96,22 @@ def test_an_exception_carries_its_traceback(tmp_path: Path) -> None:
     (line,) = lines((tmp_path / "log").read_text())
     assert "ValueError: why" in line["exception"]
     assert line["level"] == "error"
+
+
+def test_what_ends_a_thread_is_told_by_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up("info", tmp_path / "log", 1, 1, stream=io.StringIO())
+    for error in (ValueError("why"), SystemExit()):
+        thread = threading.Thread(target=_raise, args=(error,), name="of a library")
+        thread.start()
+        thread.join()
+    (line,) = lines((tmp_path / "log").read_text())
+    assert (line["event"], line["thread"]) == ("thread.failed", "of a library")
+    assert "ValueError: why" in line["exception"]
+    assert capsys.readouterr() == ("", "")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def test_libraries_and_warnings_take_the_same_road(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -416,6 +417,41 @@ def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
 def _told_of_a_write(path: Path, events: Events) -> bool:
     path.write_bytes(b"x")  # again and again, since the first may come before the watch
     return any(event.path == str(path) for event in events.drain())
+
+
+def test_a_folder_is_moved_away_another_takes_its_name_and_both_are_removed(
+    tmp_path: Path, inbox: Path, events: Events, watcher: Watcher
+) -> None:
+    """The watch of the first stays under its old path, and its end would be the end of watchdog's thread."""
+    folder, away = inbox / "d", tmp_path / "away"
+    folder.mkdir()
+    until(lambda: _told_of_a_write(folder / "a.png", events))
+    folder.rename(away)
+    folder.mkdir()
+    until(lambda: _told_of_a_write(folder / "b.png", events))
+    shutil.rmtree(folder)
+    shutil.rmtree(away)
+    (inbox / "last.png").write_bytes(b"x")
+    wait_for(events, Event("file", str(inbox / "last.png"), closed=True))
+    assert watcher.is_alive()
+
+
+def test_a_bug_over_an_event_is_told_and_the_inbox_polled(
+    inbox: Path, events: Events, watcher: Watcher, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: object, _event: object) -> None:
+        raise KeyError(b"scripted")
+
+    monkeypatch.setattr("watchdog.observers.inotify.InotifyWatchGroup._build_event_source_path", fail)
+    (inbox / "a.png").write_bytes(b"x")
+    until(watcher.ensure)
+    assert watcher.is_alive()
+    assert watcher.polls
+    assert log.named("watch.started")[-1]["reason"] == "inotify: KeyError"
+    assert len(log.named("watch.trouble")) == 1
+    monkeypatch.undo()
+    (inbox / "b.png").write_bytes(b"x")  # events still come
+    wait_for(events, Event("file", str(inbox / "b.png"), closed=True))
 
 
 def test_folders_without_a_watch_are_said_and_polled(inbox: Path, events: Events, log: Log) -> None:

@@ -2,14 +2,16 @@
 
 The one place that reaches into watchdog: everything it overrides was read in watchdog 7.1.0. There a tree is
 walked by `os.walk`, which is recursive until Python 3.12, so that a thousand levels end in a RecursionError
-and the observer's thread with it; and a folder that cannot be watched is passed over in silence.
+and the observer's thread with it; a folder that cannot be watched is passed over in silence; and any mistake
+over an event, as over a folder that is moved away and made anew, ends the thread that all inboxes need.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +31,11 @@ from watchdog.observers.inotify_move_event_grouper import GroupedInotifyEvent, P
 # Gone again: the watch of the folder above has told of that. Or too long a path: the scan leaves it out too.
 _NO_MATTER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
-Unwatched = Callable[[str, OSError], None]
-"""Told a folder below an inbox for which there is no watch, and why. Called by the observer's threads."""
+Unwatched = Callable[[str, Exception], None]
+"""Told a folder below an inbox for which there is no watch, and why. Called by the observer's threads.
+
+OSError where the operating system refuses; anything else is a mistake over an event of the inbox itself.
+"""
 
 
 def make_observer(unwatched: Unwatched) -> BaseObserver:
@@ -43,6 +48,29 @@ class _Group(InotifyWatchGroup):
     """The watches of one inbox."""
 
     unwatched: Unwatched | None = None
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """Something happened in a watched folder."""
+        with self._surviving():
+            super().on_event(event)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """A watched folder is gone."""
+        with self._surviving():
+            super().on_watch_deleted(wd)
+
+    def on_queue_overflow(self) -> None:
+        """Events were lost."""
+        with self._surviving():
+            super().on_queue_overflow()
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the reader's thread is everybody's
+            if self.unwatched is not None:
+                self.unwatched(os.path.join(os.fsdecode(self.path), ""), error)
 
     def _add_all_callbacks(self, path: bytes) -> None:
         """Watch a folder and all below it.
@@ -73,6 +101,12 @@ class _Group(InotifyWatchGroup):
         self._active_callbacks_by_path[path] = wd
         self._active_callbacks_by_watch[wd] = path
         return not known
+
+    def _remove_watch_internally(self, wd: WatchDescriptor) -> None:
+        """Forget a watch. Its path may belong to another one by now, which may be forgotten as well."""
+        path = self._active_callbacks_by_watch.pop(wd, None)
+        if path is not None and self._active_callbacks_by_path.get(path) == wd:
+            del self._active_callbacks_by_path[path]
 
     def _recursive_simulate(self, src_path: bytes) -> list[InotifyEvent]:  # noqa: ARG002 - watchdog's signature
         """No made-up events for what a new folder holds: its own event leads to a scan, which finds it."""

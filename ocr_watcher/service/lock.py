@@ -48,8 +48,7 @@ def hold_lock(settings: Settings) -> Iterator[Claims]:
         with suppress(OSError):  # made by an earlier version, or somebody else's
             os.fchmod(fd, 0o600)
         _lock(fd, state)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _sign(fd)
         yield claims
     finally:
         claims.release()
@@ -89,6 +88,16 @@ def running(state: Path) -> int | None:
     finally:
         os.close(fd)
     return None
+
+
+def _sign(fd: int) -> None:
+    """Say who holds the lock. On a full disk nobody is named, and the work goes on."""
+    told = f"{os.getpid()}\n".encode()
+    try:
+        written = os.pwrite(fd, told, 0)  # in the place of what is there: that needs no room
+    except OSError:
+        written = 0
+    os.ftruncate(fd, written)
 
 
 def _lock(fd: int, state: Path) -> None:
