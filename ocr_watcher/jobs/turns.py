@@ -31,6 +31,11 @@ class EngineInTurns:
         with self._supervision.engine_turn():
             return self._engine.read(bgr)
 
+    def turn_deg(self, bgr: NDArray[np.uint8]) -> int:
+        """See `Engine`; also raises `Interruption`."""
+        with self._supervision.engine_turn():
+            return self._engine.turn_deg(bgr)
+
     def page_mb(self) -> tuple[float, float]:
         """See `Engine`."""
         return self._engine.page_mb()
