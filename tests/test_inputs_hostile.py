@@ -362,7 +362,7 @@ def flat_jpeg(width: int, height: int, *, scans: int) -> bytes:
     return data + b"\xff\xd9"
 
 
-def needed_mb(data: bytes, **limits: int) -> float:
+def needed_mb(data: bytes, **limits: Any) -> float:
     """What decoding is expected to take, from the message that refuses it."""
     with pytest.raises(MemoryBudgetError) as caught:
         read(data, replace(LIMITS, max_decode_mb_ever=0, **limits))
