@@ -218,6 +218,11 @@ class OutputExistsError(FileError):
     transient = True
     hint = "Move that file away or rename the document; ocr-watcher replaces only files it wrote itself."
 
+    def __init__(self, message: str, *, hint: str | None = None, kind: str = "") -> None:
+        """`kind` is the format of the output whose name the file has; empty where that is the sidecar's."""
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
 
 class OutputNotPossibleError(OcrWatcherError):
     """A format cannot hold this document; its others are written. Only ever logged."""

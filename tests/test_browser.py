@@ -1,8 +1,8 @@
 """Text in a searchable PDF is selected where it is seen, in the viewer that most people have: Chromium's.
 
 A page in two columns is drawn, read by the real engine and written; then a mouse is drawn over it. Where
-there is no Chromium, or no playwright to drive it, the test skips itself. `SCREENSHOT=FILE` keeps a picture of
-the last selection.
+there is no Chromium, or no playwright to drive it, the test skips itself. `SCREENSHOT=FILE` keeps a picture
+of the last selection.
 """
 
 from __future__ import annotations
@@ -191,7 +191,9 @@ class Viewer:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("kind", "turned_deg"), [(".jpg", 0), (".jpg", 180), (".pdf", 0), (".pdf", 90), (".jpg", 270)])
+@pytest.mark.parametrize(
+    ("kind", "turned_deg"), [(".jpg", 0), (".jpg", 180), (".pdf", 0), (".pdf", 90), (".jpg", 270)]
+)
 def test_a_line_is_selected_where_it_is_seen(
     tmp_path: Path, browser: Any, engine: PaddleOcrEngine, kind: str, turned_deg: int
 ) -> None:

@@ -46,6 +46,11 @@ class Places:
         """Those that there are."""
         return tuple(tree for tree in (self.folder, self.archive) if tree is not None)
 
+    def trees_of(self, inbox: Path) -> tuple[Path, ...]:
+        """The parts of them that mirror one inbox."""
+        own = self._own(os.path.join(inbox, ""))
+        return tuple(tree.joinpath(*own) for tree in self.trees)
+
     def with_records(self, document: str) -> str:
         """The path beside which the records of a document (an absolute path) are; often its own."""
         if self.folder is None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from ocr_watcher import names
 from ocr_watcher.document import Output
 from ocr_watcher.errors import AccessError, OutputError, OutputExistsError, VanishedError
-from ocr_watcher.inbox.files import open_file, stat_file
+from ocr_watcher.inbox.files import check_can_rename, discard, open_file, stat_file
 from ocr_watcher.inbox.records import claimed, is_foreign, manifest
 from ocr_watcher.names import printable
 
@@ -43,6 +43,7 @@ class Making:
 
         `like` is the status of the document. Raises OSError.
         """
+        check_can_rename(folder)
         self.name = name
         self.size_bytes = 0
         self.is_marked = False
@@ -107,7 +108,7 @@ class Making:
         try:
             if temporary is not None:
                 with suppress(OSError):
-                    os.unlink(temporary, dir_fd=self._folder)
+                    discard(self._folder, temporary)
         finally:  # what is left has no lock: the next process removes it
             self._close()
 
@@ -148,15 +149,19 @@ def check_place(folder: int, document: str, kinds: Iterable[str] = ()) -> None:
         foreign = True
     if foreign:
         raise OutputExistsError(f"{printable(own.sidecar)} exists and is not a sidecar of ocr-watcher")
-    there = [name for kind in kinds if stat_file(folder, name := names.output_of(document, kind)) is not None]
+    with _as_output_error(own.sidecar):
+        check_can_rename(folder)
+    there = {
+        kind: name for kind in kinds if stat_file(folder, name := names.output_of(document, kind)) is not None
+    }
     known = _known(folder, document) if there else {}
-    for name in there:
+    for kind, name in there.items():
         try:
             ours = _is_ours(folder, name, known)
         except PermissionError:
             ours = False
         if not ours:
-            raise OutputExistsError(f"{printable(name)} exists and was not written by ocr-watcher")
+            raise OutputExistsError(f"{printable(name)} exists and was not written by ocr-watcher", kind=kind)
 
 
 def _known(folder: int, document: str) -> dict[str, set[str]]:

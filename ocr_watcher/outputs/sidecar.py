@@ -13,6 +13,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ocr_watcher.document import Line, Page, PageError, Source, Word
+from ocr_watcher.errors import OutputExistsError
 from ocr_watcher.inbox.records import SCHEMA
 from ocr_watcher.job import Stamp
 from ocr_watcher.names import printable
@@ -81,6 +82,8 @@ def error_json(source: Source, error: FileError, *, attempts: int, will_retry: b
     }
     if will_retry:
         about["will_retry"] = True
+    if isinstance(error, OutputExistsError) and error.kind:
+        about["format"] = error.kind
     record = {
         "schema": SCHEMA,
         "status": "failed",
