@@ -96,7 +96,7 @@ def test_a_writer_that_closes_in_between_ends_well_too(home: Path) -> None:
     whole = dot(home / "whole.png", (300, 200)).read_bytes()
     half = len(whole) // 2
     path = home / "inbox" / "slow.png"
-    write_config(home, watch={"settle_s": 1.0})
+    write_config(home, watch={"settle_s": 2.0})
     with daemon(home) as running:
         running.wait_for("daemon.ready")
         path.write_bytes(whole[:half])
