@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Load, Reporter
-from ocr_watcher.service.signals import Signals
+from ocr_watcher.service.signals import Signals, name_of
 from ocr_watcher.service.suspension import Suspensions
 from ocr_watcher.service.told import StatusFile
 
@@ -245,7 +244,7 @@ class Daemon:
     def _take_signals(self, parts: _Parts) -> None:
         while self._other_signals:
             number = self._other_signals.pop(0)
-            self._log.info("signal.ignored", signal=signal.Signals(number).name)
+            self._log.info("signal.ignored", signal=name_of(number))
         if not self._reload:
             return
         self._reload = False
@@ -393,7 +392,7 @@ class Daemon:
             self._stop_reason, self._exit_code = reason, code
 
     def _on_signal(self, number: int) -> None:
-        self._stop(signal.Signals(number).name, ExitCode.OK)
+        self._stop(name_of(number), ExitCode.OK)
         self._bell.ring()
 
     def _on_hangup(self) -> None:
