@@ -150,7 +150,7 @@ def test_more_files_than_the_queue_holds(home: Path) -> None:
 
 def test_the_inbox_may_go_away_and_come_back(home: Path) -> None:
     with daemon(home) as running:
-        running.wait_for("daemon.ready")
+        running.wait_for("watch.started")
         (home / "inbox").rename(home / "away")
         running.wait_for("watch.inbox_missing")
         (home / "inbox").mkdir()

@@ -95,6 +95,7 @@ class Keeper(threading.Thread):
         self._log = log
         self._bell = Bell()
         self._opened = threading.Event()
+        self._watching = threading.Event()
         self._go = False
         self._ends = False
         self._at_work = False
@@ -134,6 +135,10 @@ class Keeper(threading.Thread):
         if isinstance(self.error, UnavailableError):
             raise self.error
         return opened
+
+    def wait_until_watching(self, seconds: float) -> bool:
+        """Whether what is put into the inbox from now on is noticed at once; to be asked after `go`."""
+        return self._watching.wait(max(0.0, seconds))
 
     def go(self) -> None:
         """Begin to watch and to scan, now or as soon as the inbox answers."""
@@ -182,11 +187,13 @@ class Keeper(threading.Thread):
                 self._clock()
             if not self._ends:
                 self._watcher.start()  # before the first scan: nothing may fall between the two
+            self._watching.set()
             self._loop()
             self._watcher.stop()
         except BaseException as error:  # noqa: BLE001 - told to the main thread
             self.error = error
         self._opened.set()
+        self._watching.set()
         self._wake()
 
     def _open(self) -> None:

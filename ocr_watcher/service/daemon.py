@@ -44,6 +44,10 @@ _STOP_DEADLINE_S = 9.0
 _KEEPER_DEADLINE_S = 2.0
 # How often the threads are looked after. An idle wake-up costs about 20 µs.
 _LOOK_AFTER_S = 1.0
+# A deep tree takes seconds to watch, and its files are found by the scan: ready does not wait for longer.
+_WATCHING_S = 2.0
+# Whoever waits without the bell looks so often whether a signal came.
+_SIGNALS_S = 0.1
 # Consumers that wait for an inbox that hangs, each with a page's memory.
 _MAX_RETIRED = 4
 # An inbox that has not answered for so long is said to hang. A disk that sleeps takes up to 10 s to answer.
@@ -125,11 +129,24 @@ class Daemon:
         )
         for keeper in keepers:
             keeper.start()
-        deadline = time.monotonic() + _HUNG_S
-        for keeper in keepers:
-            if not keeper.wait_until_open(deadline - time.monotonic()):
-                self._tell_hung(keeper, _HUNG_S)
+        for keeper in self._wait_for(keepers, Keeper.wait_until_open, _HUNG_S):
+            self._tell_hung(keeper, _HUNG_S)
         return keepers
+
+    def _wait_for(
+        self, keepers: tuple[Keeper, ...], is_done: Callable[[Keeper, float], bool], seconds: float
+    ) -> list[Keeper]:
+        """Wait for what keepers begin with; returns those that were late, or none if told to stop."""
+        deadline = time.monotonic() + seconds
+        late = []
+        for keeper in keepers:
+            while not is_done(keeper, min(_SIGNALS_S, deadline - time.monotonic())):
+                if self._stop_reason:
+                    return []
+                if time.monotonic() >= deadline:
+                    late.append(keeper)
+                    break
+        return late
 
     def _start_up(self) -> _Parts:
         """Load the engine, start watching, start the consumer."""
@@ -146,6 +163,7 @@ class Daemon:
         for keeper in self._keepers:
             keeper.go()
         consumer.start()
+        self._wait_for(self._keepers, Keeper.wait_until_watching, _WATCHING_S)
         self._log.info(
             "daemon.ready",
             engine=work.engine.name,
