@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # A stop request finishes the page in hand for this long; the rest of the 10 s that a stop may take
 # is for closing down.
 _STOP_DEADLINE_S = 9.0
-# A keeper may take so long of it to end. One whose inbox hangs does not end at all.
+# The keepers may take so long of it to end. One whose inbox hangs does not end at all.
 _KEEPER_DEADLINE_S = 2.0
 # How often the threads are looked after. An idle wake-up costs about 20 µs.
 _LOOK_AFTER_S = 1.0
@@ -228,8 +228,9 @@ class Daemon:
             parts.consumer.join(0.05)
         if parts.consumer.is_alive():
             self._abandon(self._forgive(parts))
+        deadline = min(deadline, time.monotonic() + _KEEPER_DEADLINE_S)
         for keeper in self._keepers:
-            keeper.join(max(0.0, min(_KEEPER_DEADLINE_S, deadline - time.monotonic())))
+            keeper.join(max(0.0, deadline - time.monotonic()))
         self._take_completions()
         self._tell(parts)
         work.close()
