@@ -324,10 +324,10 @@ def flat_jpeg(width: int, height: int, *, scans: int) -> bytes:
     return data + b"\xff\xd9"
 
 
-def needed_mb(data: bytes, **limits: int) -> float:
+def needed_mb(data: bytes, max_side_px: int = LIMITS.max_side_px) -> float:
     """What decoding is expected to take, from the message that refuses it."""
     with pytest.raises(MemoryBudgetError) as caught:
-        read(data, replace(LIMITS, max_decode_mb_ever=0, **limits))
+        read(data, replace(LIMITS, max_decode_mb_ever=0, max_side_px=max_side_px))
     return float(str(caught.value).split(" MiB")[0].rsplit(" ", 1)[1])
 
 
