@@ -288,7 +288,7 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(reason.strip().strip('-').split())[:500]}"
 
 
-# -- a turned line, a turned document -------------------------------------------------------------------------
+# -- a turned line, a turned document ----------------------------------------------------------
 
 
 def _begin_where_the_text_does(result: dict[str, Any]) -> None:
