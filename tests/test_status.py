@@ -122,12 +122,12 @@ def test_a_killed_daemon_does_not_look_alive(home: Path, said: Said) -> None:
 
 def test_looking_never_keeps_a_daemon_from_starting(home: Path) -> None:
     settings = config.load(home / "config.yaml")
-    with lock.hold_lock(settings):
+    with lock.hold_all(settings):
         assert lock.running(settings.state_dir) == os.getpid()
     fd = os.open(settings.state_dir / "lock", os.O_RDONLY)
     try:
         assert lock.running(settings.state_dir) is None
-        with lock.hold_lock(settings):
+        with lock.hold_all(settings):
             pass
     finally:
         os.close(fd)
@@ -143,7 +143,7 @@ def test_a_status_file_that_makes_no_sense_is_as_good_as_none(home: Path, said: 
 
 def test_a_state_folder_of_somebody_else_is_69(home: Path, said: Said) -> None:
     settings = config.load(home / "config.yaml")
-    with lock.hold_lock(settings):
+    with lock.hold_all(settings):
         pass
     os.chmod(settings.state_dir, 0)
     with unprivileged(), pytest.raises(UnavailableError, match="state folder"):

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ocr_watcher.config.real_path import real_path
 from ocr_watcher.privacy import cache_folder
 
 MODEL_STORE_VARIABLE = "OCR_WATCHER_MODEL_STORE"
@@ -85,13 +86,8 @@ def _absolute(value: object, info: ValidationInfo) -> Path:
     return Path(os.path.abspath(base / expanded))
 
 
-def _real(path: Path) -> Path:
-    """Follow symbolic links, so that two names of one folder compare equal. A loop of links is no error."""
-    return Path(os.path.realpath(path))
-
-
 def _is_inside(inner: Path, outer: Path) -> bool:
-    return _real(inner).is_relative_to(_real(outer))
+    return real_path(inner).is_relative_to(real_path(outer))
 
 
 def _one_or_many(value: object) -> object:
@@ -108,9 +104,9 @@ def _one_or_many(value: object) -> object:
 def _no_duplicates(inboxes: tuple[Path, ...]) -> tuple[Path, ...]:
     seen: set[Path] = set()
     for inbox in inboxes:
-        if _real(inbox) in seen:
+        if real_path(inbox) in seen:
             raise _refused(f"must not name a folder twice: {inbox}")
-        seen.add(_real(inbox))
+        seen.add(real_path(inbox))
     return inboxes
 
 

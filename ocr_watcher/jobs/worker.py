@@ -31,10 +31,14 @@ class Worker:
 
     def run(self, jobs: queue.Queue[Job | None], completed: Callable[[Job, Outcome], None]) -> None:
         """Do jobs until None comes, or a stop or a recycle is requested. A page in hand is finished."""
-        supervision = self._tools.supervision
         while not self._is_over() and (job := jobs.get()) is not None:
-            # Asked again: the wait for the job may have been long.
-            completed(job, Outcome.BROKEN_OFF if supervision.stop_requested else self.step(job))
+            completed(job, self._do(job))
+
+    def _do(self, job: Job) -> Outcome:
+        supervision = self._tools.supervision
+        if supervision.stop_requested:  # asked again: the wait for the job may have been long
+            return Outcome.BROKEN_OFF
+        return Outcome.RETRY if job.root in supervision.hung else self.step(job)
 
     def _is_over(self) -> bool:
         supervision = self._tools.supervision

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,6 +28,7 @@ from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.observers import LogObserver, Observers
 from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
+from ocr_watcher.jobs.turns import EngineInTurns
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
@@ -86,9 +88,11 @@ class Assembly:
     memory: Memory
     supervision: Supervision
     worker: Worker
+    ends: threading.Event
 
     def close(self) -> None:
         """Release the engine and the journal."""
+        self.ends.set()
         self.engine.close()
         self.journal.close()
 
@@ -106,9 +110,11 @@ def build(
     `queue_depth` tells how many jobs are queued, for the log; `others_wait` whether a long document should
     let others go first; `observers` are told beside the log.
     """
-    loaded = load(settings, make_engine)
     supervision = Supervision()
-    journal = _journal(settings)
+    loaded = load(settings, lambda settings: EngineInTurns(make_engine(settings), supervision))
+    journal, ends = _journal(settings), threading.Event()
+    # In a thread of its own: a file of the journal may lie on a mount that hangs.
+    threading.Thread(target=_sweep, args=(journal, ends), name="sweep", daemon=True).start()
     tools = Tools(
         reader=loaded.reader,
         limits=loaded.limits,
@@ -124,7 +130,7 @@ def build(
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
     )
-    return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools))
+    return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools), ends)
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -235,9 +241,11 @@ def _guard(settings: Settings, probe: Memory) -> Guard:
 def _journal(settings: Settings) -> Journal:
     with suppress(OSError):  # the journal says so itself where it cannot be written
         settings.state_dir.mkdir(parents=True, exist_ok=True)
-    journal = Journal(settings.state_dir / names.JOURNAL, log.get())
-    journal.sweep(_is_over)
-    return journal
+    return Journal(settings.state_dir / names.JOURNAL, log.get())
+
+
+def _sweep(journal: Journal, ends: threading.Event) -> None:
+    journal.sweep(lambda path: not ends.is_set() and _is_over(path))
 
 
 def _is_over(path: str) -> bool:

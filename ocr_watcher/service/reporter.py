@@ -15,6 +15,7 @@ import psutil
 from ocr_watcher import __version__
 from ocr_watcher.errors import VanishedError
 from ocr_watcher.job import Outcome
+from ocr_watcher.log import one_line
 from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
 from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart, Told
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import Settings
     from ocr_watcher.errors import ExitCode
-    from ocr_watcher.inbox.intake import Intake
     from ocr_watcher.jobs.supervision import InFlight, Supervision
     from ocr_watcher.memory import Memory
     from ocr_watcher.service.health import Notifier
@@ -34,12 +34,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """When the first file of a batch came (monotonic s), and how many had ended by then."""
+class _Idle:
+    """When nothing was left to do (monotonic s), and how many files had ended by then."""
 
-    since: float
+    at: float
     done: int
     failed: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What there is to do: files in the queue or in hand, files that wait, whether there may be more.
+
+    And `hung`, the inboxes that do not answer.
+    """
+
+    busy: int
+    waiting: int
+    more: bool = False
+    hung: tuple[str, ...] = ()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.busy or self.waiting or self.more)
 
 
 class Reporter:
@@ -62,23 +80,28 @@ class Reporter:
         self._told = Told()
         self.done = 0
         self.failed = 0
-        self._batch: _Batch | None = None
+        self._idle = _Idle(self._started, 0, 0)
+        self._busy_since: float | None = None
 
     def count(self, outcome: Outcome) -> None:
         """A job ended."""
         self.done += outcome is Outcome.DONE
         self.failed += outcome is Outcome.FAILED
 
-    def note_load(self, *, idle: bool) -> None:
-        """Log `queue.drained` when the last file that waited has its record; call it at every tick."""
-        if not idle:
-            self._batch = self._batch or _Batch(self._clock(), self.done, self.failed)
+    def note_load(self, load: Load) -> None:
+        """Log `queue.drained` when the last file that waited has its record; call it at every tick.
+
+        Every job that had ended when `load` was looked at must have been counted.
+        """
+        if not load.is_idle:
+            self._busy_since = self._busy_since or self._clock()
             return
-        batch, self._batch = self._batch, None
-        if batch is None or (self.done, self.failed) == (batch.done, batch.failed):
+        before, self._idle = self._idle, _Idle(self._clock(), self.done, self.failed)
+        since, self._busy_since = self._busy_since or before.at, None
+        done, failed = self.done - before.done, self.failed - before.failed
+        if not done and not failed:
             return  # what came in went away again
-        duration_s = max(self._clock() - batch.since, 0.001)
-        done, failed = self.done - batch.done, self.failed - batch.failed
+        duration_s = max(self._idle.at - since, 0.001)
         self._log.info(
             "queue.drained",
             done=done,
@@ -106,7 +129,7 @@ class Reporter:
 
     def tell(
         self,
-        intake: Intake,
+        load: Load,
         supervision: Supervision,
         memory: Memory,
         *,
@@ -116,7 +139,8 @@ class Reporter:
         """Write the status file where something changed; with `also_figures` in any case."""
         told = replace(
             self._told,
-            queue=QueueState(queued, self._settings.queue.max_size, intake.waiting),
+            queue=QueueState(queued, self._settings.queue.max_size, load.waiting),
+            inboxes_hung=tuple(printable(inbox) for inbox in load.hung),
             in_hand=self._in_hand(supervision.in_flight),
             since_start=SinceStart(self.done, self.failed),
         )
@@ -143,14 +167,15 @@ class Reporter:
 
     # -- elsewhere -----------------------------------------------------------------------------
 
-    def status_line(self, intake: Intake, memory: Memory) -> None:
+    def status_line(self, load: Load, memory: Memory) -> None:
         """The line that `systemctl status` shows."""
+        hung = f"; does not answer: {', '.join(map(one_line, load.hung))}" if load.hung else ""
         self._notifier.status(
-            f"{self.done} done, {self.failed} failed, {intake.busy} queued, {intake.waiting} waiting; "
-            f"RSS {memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB"
+            f"{self.done} done, {self.failed} failed, {load.busy} queued, {load.waiting} waiting; "
+            f"RSS {memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB{hung}"
         )
 
-    def stats(self, intake: Intake, memory: Memory, *, queued: int) -> None:
+    def stats(self, load: Load, memory: Memory, *, queued: int) -> None:
         """Log `memory.stats`."""
         figures = memory.figures()
         limits = self._settings.memory
@@ -163,6 +188,6 @@ class Reporter:
             rss_limit_mb=limits.rss_limit_mb,
             jobs=self.done + self.failed,
             queue_depth=queued,
-            waiting=intake.waiting,
+            waiting=load.waiting,
             uptime_s=round(self._clock() - self._started),
         )

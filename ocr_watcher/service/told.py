@@ -76,6 +76,7 @@ class Told:
     last_error: LastError | None = None
     last_exit: LastExit | None = None
     queue: QueueState | None = None
+    inboxes_hung: tuple[str, ...] = ()
     in_hand: InHand | None = None
     since_start: SinceStart | None = None
     rss_mb: float | None = None
@@ -123,4 +124,5 @@ def _told(fields: Mapping[str, object]) -> Told:
         if isinstance(part, dict):
             allowed = {field.name for field in dataclass_fields(kind)}
             known[name] = kind(**{key: value for key, value in part.items() if key in allowed})
+    known["inboxes_hung"] = tuple(known.get("inboxes_hung") or ())
     return Told(**known)
