@@ -425,6 +425,8 @@ def _models_pull(asked: argparse.Namespace) -> int:
             return ExitCode.OK
         if settings.ocr.orientation == "auto":
             names.append(models.ORIENTATION)
+        if settings.ocr.upside_down_lines:
+            names.append(models.LINE_ORIENTATION)
     brought = models.pull(
         names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
     )

@@ -135,6 +135,11 @@ def _about_model(ocr: OcrSettings) -> Iterator[Remark]:
     except UnavailableError as error:
         yield _missing(str(error), error.hint)
         return
+    if ocr.upside_down_lines and not ocr.params.get("use_textline_orientation"):
+        try:
+            models.line_orientation_file(ocr.model_store)
+        except UnavailableError as error:
+            yield _missing(str(error), error.hint)
     if spec.source == "paddleocr":
         yield Remark(
             f"PaddleOCR downloads the model {spec.name} at the first start, if it does not have it yet; "
