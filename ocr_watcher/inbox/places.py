@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.errors import OutputError
-from ocr_watcher.inbox import records
+from ocr_watcher.inbox import access, records
 from ocr_watcher.inbox.files import descend, descend_one
 from ocr_watcher.inbox.records import RecordState
 
@@ -50,6 +50,18 @@ class Places:
         """The parts of them that mirror one inbox."""
         own = self._own(os.path.join(inbox, ""))
         return tuple(tree.joinpath(*own) for tree in self.trees)
+
+    def checks(self, *inboxes: Path) -> Iterator[Callable[[], None]]:
+        """Checks that these inboxes and the trees are there and may be used as they have to be, one a folder.
+
+        They raise `UnavailableError`.
+        """
+        writes = self.folder is None or self.archive is not None
+        for inbox in inboxes:
+            yield partial(access.check_inbox, inbox, writes=writes)
+        for key, tree in (("output.folder", self.folder), ("output.archive", self.archive)):
+            if tree is not None:
+                yield partial(access.check_tree, tree, key)
 
     def with_records(self, document: str) -> str:
         """The path beside which the records of a document (an absolute path) are; often its own."""
