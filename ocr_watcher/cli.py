@@ -232,6 +232,7 @@ def _text(asked: argparse.Namespace) -> int:
     # Whatever a library prints goes to standard error: standard output is for the text.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from ocr_watcher.jobs.observers import UNREADABLE, UNREADABLE_HINT
     from ocr_watcher.log import one_line
     from ocr_watcher.service import assembly
     from ocr_watcher.verbs import text
@@ -242,7 +243,7 @@ def _text(asked: argparse.Namespace) -> int:
 
     failed = 0
     with out:
-        for failure in text.read(
+        for trouble in text.read(
             settings,
             assembly.make_engine,
             asked.files,
@@ -250,9 +251,13 @@ def _text(asked: argparse.Namespace) -> int:
             standard_input=sys.stdin.buffer,
             write=write,
         ):
-            failed += 1
-            print(f"ocr-watcher: {one_line(failure.file)}: {one_line(str(failure.error))}", file=sys.stderr)
-            print(f"  {failure.error.hint}", file=sys.stderr)
+            if isinstance(trouble, text.Unreadable):
+                what, hint = UNREADABLE, UNREADABLE_HINT
+            else:
+                what, hint = str(trouble.error), trouble.error.hint
+                failed += 1
+            print(f"ocr-watcher: {one_line(trouble.file)}: {one_line(what)}", file=sys.stderr)
+            print(f"  {hint}", file=sys.stderr)
     return ExitCode.SOME_FAILED if failed else ExitCode.OK
 
 
@@ -288,6 +293,7 @@ class _Bar:
 
 
 def _print_summary(summary: Summary) -> None:
+    from ocr_watcher.jobs.observers import UNREADABLE, UNREADABLE_HINT
     from ocr_watcher.log import one_line
 
     parts = [f"{summary.done} done"]
@@ -299,6 +305,12 @@ def _print_summary(summary: Summary) -> None:
         print(f"  failed: {one_line(path)}: {one_line(why)}")
     if len(summary.failed) > _MAX_SHOWN:
         print(f"  … and {len(summary.failed) - _MAX_SHOWN} more; their .error.json files say why")
+    for path in summary.unreadable[:_MAX_SHOWN]:
+        print(f"  warning: {one_line(path)}: {UNREADABLE}")
+    if len(summary.unreadable) > _MAX_SHOWN:
+        print(f"  … and {len(summary.unreadable) - _MAX_SHOWN} more; their records have warnings")
+    if summary.unreadable:
+        print(f"  {UNREADABLE_HINT}")
 
 
 def _doctor(asked: argparse.Namespace) -> int:

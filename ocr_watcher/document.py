@@ -95,6 +95,7 @@ class Page:
         lines: In reading order; polygons in pixels of the source page.
         text: What a person would type (`ocr.order.text_of`): each row on a line, a tab between its pieces.
         limited: It was read smaller than the settings say, for want of memory.
+        unreadable: Most of its text was seen but not read, as of a script that the model does not know.
         read_from: By looking at it, or out of a PDF's text layer.
         turned_deg: Clockwise turn that makes the text upright: 0, 90, 180 or 270.
         dpi: Pixels an inch, where the file says it.
@@ -108,6 +109,7 @@ class Page:
     lines: tuple[Line, ...]
     text: str
     limited: bool = False
+    unreadable: bool = False
     read_from: ReadFrom = "pixels"
     turned_deg: int = 0
     dpi: float | None = None
@@ -169,7 +171,7 @@ class Document:
 
     `pages` can be gone through more than once. Of a long document they come from the state folder one by one,
     so that memory does not grow with their number. `warnings` are codes: `page_limited`, `page_failed`,
-    `output_skipped`.
+    `unreadable_text`, `output_skipped`.
     """
 
     source: Source

@@ -3,7 +3,8 @@
 What the engine does comes from the environment: `FAKE_READ_S` is how long it takes over an image;
 with `FAKE_READS` each is noted as `PID WIDTH` in the file `reads`;
 a width in `FAKE_HANG`, `FAKE_SEGFAULT`, `FAKE_EXIT`, `FAKE_RAISE` or `FAKE_SYSTEM_EXIT` makes it
-misbehave over images of that width (px); `FAKE_LEAK_MB` is lost at every image. A file `reading` in
+misbehave over images of that width (px); over images of the width `FAKE_UNREAD` it sees text that it cannot
+read; `FAKE_LEAK_MB` is lost at every image. A file `reading` in
 the working folder says that an image is in hand.
 
 Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the handler fails over;
@@ -79,6 +80,8 @@ class _Scripted(FakeEngine):
             raise RuntimeError("scripted")
         if width == os.environ.get("FAKE_SYSTEM_EXIT"):
             raise SystemExit("scripted")
+        if width == os.environ.get("FAKE_UNREAD"):
+            return [[[0, 0, 1, 1], ("", 0.0)]]
         return super().read(bgr)
 
 

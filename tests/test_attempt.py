@@ -404,6 +404,30 @@ def test_only_the_page_that_ran_out_of_memory_is_read_smaller(world: World) -> N
     assert [page["scale"] for page in document["pages"]] == [1.0, 0.625, 1.0]
 
 
+def test_text_that_was_seen_but_not_read_is_told_once_a_document(world: World) -> None:
+    """Also of a page that an earlier process read."""
+    path = tiff(world.inbox / "a.tif", 4)
+
+    def read(bgr: Any) -> object:
+        height, width = bgr.shape[:2]
+        box = [[0, 0], [width, 0], [width, height], [0, height]]
+        if width == 2:
+            world.tools.supervision.request_stop()
+        unread = {"rec_texts": ["", "", "x"], "rec_scores": [0.0, 0.0, 0.4], "rec_polys": [box] * 3}
+        return unread if width in (2, 4) else None
+
+    world.engine.on_read = read
+    assert world.attempt(path) is Outcome.BROKEN_OFF
+    world.again()
+    assert world.attempt(path) is Outcome.DONE
+    assert sidecar_of(path)["warnings"] == ["unreadable_text"]
+    (told,) = world.log.named("ocr.unreadable_text")
+    assert told["level"] == "warning"
+    assert (told["page"], told["unreadable"], told["pages"]) == (2, 2, 4)
+    assert "docs/scripts.md" in told["hint"]
+    assert world.log.named("ocr.done")[-1]["warnings"] == ["unreadable_text"]
+
+
 def test_the_page_in_flight_is_the_one_that_is_decoded(world: World) -> None:
     """A decoder that hangs in page 2 is not told as a time-out of page 1."""
     path = tiff(world.inbox / "a.tif", 3)

@@ -117,3 +117,15 @@ def test_a_recycle_among_named_files_is_75_and_no_failure(home: Path) -> None:
     assert [line["text"] for page in sidecar_of(folder / "long.tif")["pages"] for line in page["lines"]] == [
         f"1x{number + 1}" for number in range(12)
     ]
+
+
+def test_text_that_was_seen_but_not_read_is_in_the_summary(home: Path) -> None:
+    dot(home / "inbox" / "a.png")
+    dot(home / "inbox" / "b.png", (65, 48))
+    command = [sys.executable, "-m", "tests.fake_daemon", "once", "-c", "config.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "FAKE_UNREAD": "65"}
+    result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stdout.startswith("2 done, 0 failed")
+    assert f"warning: {home}/inbox/b.png: most of its text was seen" in result.stdout
+    assert "a.png" not in result.stdout

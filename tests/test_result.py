@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ocr_watcher.document import Line
 from ocr_watcher.errors import EngineError
-from ocr_watcher.ocr.result import normalise
+from ocr_watcher.ocr.result import found, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -389,3 +389,34 @@ def test_one_bad_number_anywhere_fails_the_page(shape: str) -> None:
 
     play()
     print(f"{shape}: {tried} pages with one bad number refused")
+
+
+# -- seen but not read -------------------------------------------------------------------------
+
+
+def scored(*scores: float) -> dict[str, Any]:
+    """A page with a line of each score; one of score 0 is empty, as PaddleOCR returns what it cannot read."""
+    raw = page(tuple(Line("text" if score else "x", score, LINES[0].polygon) for score in scores))
+    return {**raw, "rec_texts": ["text" if score else "" for score in scores]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "unreadable"),
+    [
+        (None, False),
+        (scored(), False),
+        (scored(0.99, 0.95), False),
+        (scored(0.0), True),
+        (scored(0.0, 0.99), False),  # half is not most
+        (scored(0.0, 0.3, 0.99), True),
+        (scored(0.0, 0.99, 0.99), False),
+        (scored(0.49, 0.49, 0.49), True),
+        (iter([scored(0.0)]), True),
+        (rows(LINES), False),
+        # What PaddleOCR left out by a threshold of its own is only among its places.
+        ({**scored(0.9), "dt_polys": [POLYGONS[0]] * 3}, True),
+        ({**scored(), "dt_polys": [POLYGONS[0]] * 3}, True),
+    ],
+)
+def test_a_page_is_unreadable_where_most_of_its_text_was_not_read(raw: object, unreadable: bool) -> None:
+    assert found(raw).is_unreadable is unreadable

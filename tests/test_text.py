@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,19 @@ def test_a_bad_page_of_a_pdf_is_told_and_the_others_are_read(folder: Path) -> No
     jsonschema.validate(record, sidecar.schema())
     assert (result.returncode, record["warnings"]) == (3, ["page_failed"])
     assert [page.get("error", {}).get("code") for page in record["pages"]] == [None, "unreadable", None]
+
+
+def test_a_script_that_the_model_does_not_know_is_told(folder: Path, model_store: Path) -> None:
+    """The text of it comes out empty; that alone would look as if there were none."""
+    shutil.copy(ROOT / "tests/korean.png", folder)
+    store = str(model_store)
+    result = run(
+        folder, "--format", "json", "korean.png", module="ocr_watcher", OCR_WATCHER_MODEL_STORE=store
+    )
+    record = json.loads(result.stdout)
+    jsonschema.validate(record, sidecar.schema())
+    assert (result.returncode, record["warnings"]) == (0, ["unreadable_text"])
+    assert b"korean.png: most of its text was seen but could not be read" in result.stderr
 
 
 def test_no_engine_prints_past_the_text(folder: Path, model_store: Path) -> None:

@@ -287,6 +287,8 @@ class Attempt:
             pieces = sidecar.document_json(self._document, words=tools.words)
             commit.commit(folders.records, job.name, like, pieces, writing.makings)
         self._is_committed = True
+        if pages.first_unreadable is not None:
+            tools.observer.text_unreadable(job, pages.first_unreadable, pages.unreadable, len(pages))
 
     def _check_unchanged(self, folder: int, like: os.stat_result) -> None:
         job = self._job
@@ -502,6 +504,7 @@ class Attempt:
         warnings = {
             "page_limited": pages.limited,
             "page_failed": bool(pages.failed),
+            "unreadable_text": bool(pages.unreadable),
             "output_skipped": bool(writing.not_possible),
         }
         memory = self._tools.memory.figures()

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.reader import PageRead
 
 
+UNREADABLE = "most of its text was seen but could not be read"
+UNREADABLE_HINT = (
+    "If it is in a script that this model does not know, choose another ocr.model (docs/scripts.md); "
+    "if the print is small, raise image.max_side_px."
+)
 _MAX_TOLD = 100_000
 _MAX_CAUSES = 8
 
@@ -72,6 +77,9 @@ class Observer:
 
     def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
         """Page `index` of `pages` cannot be read; the others are read all the same."""
+
+    def text_unreadable(self, job: Job, first: int, count: int, pages: int) -> None:
+        """Most of the text of `count` of `pages` pages was seen but not read; the first is page `first`."""
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         """Something raised what nobody expected: a bug, told as an `engine_error` of the file."""
@@ -126,6 +134,9 @@ class Observers(Observer):
 
     def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
         self._tell("page_failed", job, index, pages, error)
+
+    def text_unreadable(self, job: Job, first: int, count: int, pages: int) -> None:
+        self._tell("text_unreadable", job, first, count, pages)
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         self._tell("unexpected", job, error)
@@ -208,6 +219,17 @@ class LogObserver(Observer):
             code=error.code,
             message=str(error),
             hint=error.hint,
+        )
+
+    def text_unreadable(self, job: Job, first: int, count: int, pages: int) -> None:
+        self._log.warning(
+            "ocr.unreadable_text",
+            path=job.path,
+            page=first + 1,
+            unreadable=count,
+            pages=pages,
+            message=UNREADABLE,
+            hint=UNREADABLE_HINT,
         )
 
     def unexpected(self, job: Job, error: BaseException) -> None:

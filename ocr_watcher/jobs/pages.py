@@ -39,6 +39,8 @@ class Pages:
         self.load_s = 0.0
         self.ocr_s = 0.0
         self.limited = False
+        self.unreadable = 0  # pages whose text was seen but not read
+        self.first_unreadable: int | None = None
         self.failed = 0
         self.costly = 0  # that took too much time or memory, in a row up to the last
         self.first_error: PageError | None = None
@@ -62,6 +64,7 @@ class Pages:
             {
                 "page": page_dict(read.page),
                 "limited": read.page.limited,
+                "unreadable": read.page.unreadable,
                 "load_s": read.load_s,
                 "ocr_s": read.ocr_s,
             }
@@ -77,6 +80,10 @@ class Pages:
         self.load_s += read.load_s
         self.ocr_s += read.ocr_s
         self.limited = self.limited or read.page.limited
+        if read.page.unreadable:
+            self.unreadable += 1
+            if self.first_unreadable is None:
+                self.first_unreadable = read.page.index
         error = read.page.error
         self.failed += error is not None
         self.first_error = self.first_error or error
@@ -86,7 +93,12 @@ class Pages:
         content = self._journal.page(self._path, self._key, index)
         try:
             fields = json.loads(content or b"")
-            page = replace(page_of(fields["page"]), limited=bool(fields["limited"]))
+            page = replace(
+                page_of(fields["page"]),
+                limited=bool(fields["limited"]),
+                # Pages that an older version kept do not say.
+                unreadable=bool(fields.get("unreadable", False)),
+            )
             return PageRead(page, float(fields["load_s"]), float(fields["ocr_s"]))
         except (ValueError, KeyError, TypeError) as error:
             self._journal.forget_pages(self._path)

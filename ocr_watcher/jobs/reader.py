@@ -119,10 +119,9 @@ class Reader:
         loaded = self._clock()
         turn_deg = self._turn_deg(picture.bgr)
         raw = self._engine.read(orientation.turn(picture.bgr, turn_deg))
+        found = result.found(raw, words=self._words)
         arranged = order.blocks(
-            _on_source(line, picture, turn_deg)
-            for line in result.normalise(raw, words=self._words)
-            if line.score >= self._min_score
+            _on_source(line, picture, turn_deg) for line in found.lines if line.score >= self._min_score
         )
         wanted_px = min(full_side_px, max(picture.width_px, picture.height_px))
         page = Page(
@@ -133,6 +132,7 @@ class Reader:
             order.lines_of(arranged),
             order.text_of(arranged),
             limited=max(picture.bgr.shape[:2]) < wanted_px,
+            unreadable=found.is_unreadable,
             turned_deg=turn_deg,
             dpi=picture.dpi,
         )

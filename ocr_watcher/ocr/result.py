@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ocr_watcher.document import Line, Polygon, Word, line_text
 from ocr_watcher.errors import EngineError
@@ -28,8 +29,36 @@ _MAX_WRAPPERS = 8
 # A score is a mean of float32 probabilities, so rounding may take it this far out of 0 to 1.
 _SCORE_TOLERANCE = 1e-3
 
+# A line below this score counts as not read. Of a script that the model lacks, most lines are below it, and
+# few of one that it has: measured on drawn pages in 22 languages and on scans (docs/scripts.md). With 0.5, half
+# of those scripts would go unnoticed, since the model takes their letters for Latin ones.
+_READ_SCORE = 0.8
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found on one page: its lines, and the number of places where there is text, read or not."""
+
+    lines: tuple[Line, ...]
+    places: int
+
+    @property
+    def unread(self) -> int:
+        """The number of places whose text was not read, or so badly that it is worth nothing."""
+        return self.places - sum(line.score >= _READ_SCORE for line in self.lines)
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether most of the text was seen but not read, as of a script that the model does not know."""
+        return self.unread > self.places / 2
+
 
 def normalise(raw: object, *, words: bool = False) -> tuple[Line, ...]:
+    """The lines of `found`."""
+    return found(raw, words=words).lines
+
+
+def found(raw: object, *, words: bool = False) -> Found:
     """Bring the result of one page to lines, in its own order; there are none if the page has no text.
 
     Polygons stay in the pixels that `raw` has them in. The following is understood, with lists, tuples or
@@ -43,9 +72,10 @@ def normalise(raw: object, *, words: bool = False) -> tuple[Line, ...]:
     - None and empty lists: a page without text.
 
     A position is a polygon of shape (N, 2), the same as one flat list, or `[left, top, right, bottom]`. Lines
-    without text are left out: PaddleOCR returns '' for a crop that it cannot read. A score that is no
-    probability is an error and not clamped: NaN means that inference broke, so no text of the page can be
-    trusted.
+    without text are left out, but count as places: PaddleOCR returns '' for a crop that it cannot read. So do
+    those that are only in `dt_polys`: PaddleOCR leaves out what is below a threshold of its own. A score that
+    is no probability is an error and not clamped: NaN means that inference broke, so no text of the page can
+    be trusted.
 
     With `words` every line has its words: from where its characters were seen where the text is a
     `words.Recognised`, otherwise estimated from the text.
@@ -56,7 +86,8 @@ def normalise(raw: object, *, words: bool = False) -> tuple[Line, ...]:
         Exception: whatever a generator raises while it computes.
     """
     page = _page(raw)
-    cells = _columns(page) if isinstance(page, Mapping) else [_row(item) for item in page]
+    cells = list(_columns(page)) if isinstance(page, Mapping) else [_row(item) for item in page]
+    places = max(len(cells), len(_field(page, "dt_polys"))) if isinstance(page, Mapping) else len(cells)
     lines: list[Line] = []
     for raw_text, raw_score, raw_position in cells:
         text = _text(raw_text)
@@ -64,7 +95,7 @@ def normalise(raw: object, *, words: bool = False) -> tuple[Line, ...]:
             score, polygon = _score(raw_score), _polygon(raw_position)
             seen = raw_text if isinstance(raw_text, Recognised) else text
             lines.append(Line(text, score, polygon, _words(seen, score, polygon) if words else ()))
-    return tuple(lines)
+    return Found(tuple(lines), places)
 
 
 # -- finding the page --------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ocr_watcher.inbox.ready import kind_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.jobs.observers import Observer
 from ocr_watcher.service import assembly
 from ocr_watcher.service.signals import Signals
 
@@ -55,6 +56,7 @@ class Summary:
         done: Files that got their sidecar.
         current: Files that had their record already.
         failed: Why each of the others failed, by path.
+        unreadable: Files that are done, although most of their text was seen but not read.
         elapsed_s: How long it took, start included.
         recycle: Why it ended before all was done, if memory was the reason.
         signal: The number of the signal that ended it before all was done; 0 for none.
@@ -63,6 +65,7 @@ class Summary:
     done: int = 0
     current: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     recycle: str = ""
     signal: int = 0
@@ -96,14 +99,21 @@ class _Run:
     """
 
     def __init__(
-        self, work: Assembly, progress: Progress, queue: deque[Job], max_attempts: int, signals: Signals
+        self,
+        work: Assembly,
+        progress: Progress,
+        summary: Summary,
+        queue: deque[Job],
+        *,
+        max_attempts: int,
+        signals: Signals,
     ) -> None:
         self._work = work
         self._progress = progress
         self._max_attempts = max_attempts
         self._signals = signals
         self.queue = queue
-        self.summary = Summary()
+        self.summary = summary
 
     @classmethod
     @contextmanager
@@ -113,11 +123,24 @@ class _Run:
         """Load everything, and let go of it at the end. Raises `ServiceError`."""
         started = time.monotonic()
         stop: list[int] = []
+        summary = Summary()
         signals = Signals(stop.append, lambda: signals.on_stop(signal.SIGHUP))
         with signals.handled():
             with signals.held_back():
-                work = assembly.build(settings, make_engine, queue_depth=lambda: len(queue))
-            run = cls(work, progress, queue, settings.retry.max_attempts, signals)
+                work = assembly.build(
+                    settings,
+                    make_engine,
+                    queue_depth=lambda: len(queue),
+                    observers=[_NotesUnreadable(summary.unreadable)],
+                )
+            run = cls(
+                work,
+                progress,
+                summary,
+                queue,
+                max_attempts=settings.retry.max_attempts,
+                signals=signals,
+            )
             signals.on_stop = run.stop
             try:
                 for number in stop:  # while it was loading
@@ -165,6 +188,16 @@ class _Run:
         """Why this job failed, in words."""
         failure = self._work.supervision.last_failure
         return failure.message if failure is not None and failure.path == job.path else ""
+
+
+class _NotesUnreadable(Observer):
+    """Notes the paths of files of which most of the text was seen but not read."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._paths = paths
+
+    def text_unreadable(self, job: Job, first: int, count: int, pages: int) -> None:  # noqa: ARG002 - the protocol's
+        self._paths.append(job.path)
 
 
 class _Drain:

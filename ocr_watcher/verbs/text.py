@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -43,6 +43,22 @@ class Failure:
     error: FileError
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A file of which most of the text was seen but not read, on so many of its pages."""
+
+    file: str
+    pages: int
+
+
+@dataclass
+class _Troubles:
+    """What is wrong with a file that is read all the same."""
+
+    bad_pages: list[FileError] = field(default_factory=list)
+    unreadable: int = 0
+
+
 def read(
     settings: Settings,
     make_engine: MakeEngine,
@@ -51,7 +67,7 @@ def read(
     *,
     standard_input: BinaryIO,
     write: Callable[[bytes], object],
-) -> Iterator[Failure]:
+) -> Iterator[Failure | Unreadable]:
     """Read files one after the other and write each page's text, or each file's record, as it is ready.
 
     `txt` sets pages and files apart by a form feed, as `pdftotext` does; `json` is one record a line.
@@ -65,7 +81,8 @@ def read(
         write: takes the bytes.
 
     Yields:
-        The files, and the pages of a PDF, that could not be read; the others are read all the same.
+        The files, and the pages of a PDF, that could not be read; the others are read all the same. And the
+        files of which most of the text was seen but not read.
 
     Raises:
         ServiceError: the engine cannot be loaded.
@@ -74,11 +91,11 @@ def read(
     try:
         between = b""
         for name in files:
-            bad_pages: list[FileError] = []
+            troubles = _Troubles()
             try:
                 with _opened(name, standard_input, work) as file:
                     words = settings.output.words
-                    for piece in _pieces(work, file, name, file_format, bad_pages, words=words):
+                    for piece in _pieces(work, file, name, file_format, troubles, words=words):
                         write(between + piece)
                         between = b"\f" if file_format == "txt" else b""
             except FileError as error:
@@ -87,7 +104,9 @@ def read(
                 if isinstance(error, BrokenPipeError):  # whoever reads our output has had enough
                     raise
                 yield Failure(name, access_error(error, names.printable(name)))
-            yield from (Failure(name, error) for error in bad_pages)
+            yield from (Failure(name, error) for error in troubles.bad_pages)
+            if troubles.unreadable:
+                yield Unreadable(name, troubles.unreadable)
     finally:
         work.close()
 
@@ -110,17 +129,17 @@ def _pieces(
     file: BinaryIO,
     name: str,
     file_format: Format,
-    bad_pages: list[FileError],
+    troubles: _Troubles,
     *,
     words: bool,
 ) -> Iterator[bytes]:
-    """What is to be written of a file; adds to `bad_pages` what is wrong with pages that are left out."""
+    """What is to be written of a file; notes in `troubles` what is wrong with its pages."""
     if file_format == "txt":
-        for read in _pages(work, file, bad_pages):
+        for read in _pages(work, file, troubles):
             yield (read.page.text + "\n").encode() if read.page.text else b""
         return
     started, rss_before_mb = time.monotonic(), work.memory.rss_mb()
-    reads = list(_pages(work, file, bad_pages))
+    reads = list(_pages(work, file, troubles))
     figures = work.memory.figures()
     pages = tuple(read.page for read in reads)
     document = Document(
@@ -136,7 +155,8 @@ def _pieces(
         memory=MemoryUse(rss_before_mb, figures.rss_mb, figures.peak_rss_mb),
         warnings=(
             *(("page_limited",) if any(page.limited for page in pages) else ()),
-            *(("page_failed",) if bad_pages else ()),
+            *(("page_failed",) if troubles.bad_pages else ()),
+            *(("unreadable_text",) if troubles.unreadable else ()),
         ),
     )
     yield from sidecar.document_json(document, words=words)
@@ -150,7 +170,7 @@ def _source(file: BinaryIO, name: str) -> Source:
     return Source(Path(name).name, Stamp(size_bytes, mtime_ns), sha256)
 
 
-def _pages(work: assembly.Loaded, file: BinaryIO, bad_pages: list[FileError]) -> Iterator[PageRead]:
+def _pages(work: assembly.Loaded, file: BinaryIO, troubles: _Troubles) -> Iterator[PageRead]:
     opened = work.reader.open(file, work.limits)
     try:
         for index in range(opened.pages):
@@ -159,8 +179,9 @@ def _pages(work: assembly.Loaded, file: BinaryIO, bad_pages: list[FileError]) ->
             except FileError as error:
                 if not opened.has_separate_pages or opened.pages == 1 or isinstance(error, EngineLostError):
                     raise
-                bad_pages.append(error)
+                troubles.bad_pages.append(error)
                 read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
+            troubles.unreadable += read.page.unreadable
             yield read
             work.memory.give_back()
     finally:
