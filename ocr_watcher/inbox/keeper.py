@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocr_watcher.errors import UnavailableError
-from ocr_watcher.inbox import access, intake
+from ocr_watcher.inbox import intake
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.scan import Scan
@@ -206,7 +206,7 @@ class Keeper(threading.Thread):
         told = ""
         while not self._ends:
             try:
-                access.check_inbox(self.inbox)
+                self._places.check(self.inbox)
                 self._claim(self.inbox)
             except UnavailableError as error:
                 if not self._go:

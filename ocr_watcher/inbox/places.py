@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.errors import OutputError
-from ocr_watcher.inbox import records
+from ocr_watcher.inbox import access, records
 from ocr_watcher.inbox.files import descend, descend_one
 from ocr_watcher.inbox.records import RecordState
 
@@ -45,6 +45,14 @@ class Places:
     def trees(self) -> tuple[Path, ...]:
         """Those that there are."""
         return tuple(tree for tree in (self.folder, self.archive) if tree is not None)
+
+    def check(self, inbox: Path) -> None:
+        """Find out whether an inbox, and where things from there go, can be used. Raises `UnavailableError`."""
+        access.check_inbox(inbox, writes=self.folder is None or self.archive is not None)
+        if self.folder is not None:
+            access.check_tree(self.folder, "output.folder")
+        if self.archive is not None:
+            access.check_tree(self.archive, "output.archive")
 
     def trees_of(self, inbox: Path) -> tuple[Path, ...]:
         """The parts of them that mirror one inbox."""

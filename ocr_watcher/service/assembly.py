@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
-from ocr_watcher.inbox import access
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
@@ -213,13 +212,9 @@ def settings_key(settings: Settings, facts: EngineFacts) -> str:
 
 def check_inboxes(settings: Settings) -> None:
     """Every folder that documents come from and go to is there and may be used. Raises `UnavailableError`."""
-    needed = Places.of(settings)
+    places = Places.of(settings)
     for inbox in settings.watch.inbox:
-        access.check_inbox(inbox, writes=needed.folder is None or needed.archive is not None)
-    if needed.folder is not None:
-        access.check_tree(needed.folder, "output.folder")
-    if needed.archive is not None:
-        access.check_tree(needed.archive, "output.archive")
+        places.check(inbox)
 
 
 def unreadable_hint(error: FileError) -> str:
