@@ -47,7 +47,7 @@ class Places:
         return tuple(tree for tree in (self.folder, self.archive) if tree is not None)
 
     def check(self, inbox: Path) -> None:
-        """Find out whether an inbox, and where things from there go, can be used. Raises `UnavailableError`."""
+        """See that an inbox, and where things from there go, can be used. Raises `UnavailableError`."""
         access.check_inbox(inbox, writes=self.folder is None or self.archive is not None)
         if self.folder is not None:
             access.check_tree(self.folder, "output.folder")
