@@ -124,11 +124,13 @@ def test_the_next_process_starts_while_the_kernel_keeps_the_last_one(home: Path)
         write_config(
             home / "again", state_dir=str(home / ".ocr-watcher"), watch={"inbox": str(home / "inbox")}
         )
-        with daemon(home / "again") as second:
-            dot(home / "inbox" / "a.png")
-            second.wait_for("ocr.done")
-            assert second.stop() == 0
-        server.send_signal(signal.SIGCONT)
+        try:
+            with daemon(home / "again") as second:
+                dot(home / "inbox" / "a.png")
+                second.wait_for("ocr.done")
+                assert second.stop() == 0
+        finally:
+            server.send_signal(signal.SIGCONT)
         assert running.wait() == 0
 
 
