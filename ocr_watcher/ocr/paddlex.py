@@ -20,6 +20,7 @@ The names below were seen in PaddleOCR 3.7.0 with PaddleX 3.7.2; with another ve
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ import numpy as np
 
 from ocr_watcher.ocr import inference
 from ocr_watcher.ocr.line_orientation import LineOrientation
+from ocr_watcher.ocr.words import Recognised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -200,13 +202,22 @@ class ParallelRecogniser:
         _, height_px, padded_by_paddlex_px = self._resize.rec_image_shape
         ratio = inference.padded_ratio(image.shape[1] / image.shape[0], height_px, padded_by_paddlex_px)
         prepared = self._resize.resize_norm_img(image, ratio)[np.newaxis]
+        line_px = min(prepared.shape[-1], math.ceil(height_px * image.shape[1] / image.shape[0]))
         with self._width_px.taken(prepared.shape[-1]):
             (logits,) = self._logits([prepared])
             best, likely = inference.best_characters(logits)
         ((text, score),) = self._recogniser.post_op.decode(
             best[np.newaxis], likely[np.newaxis], is_remove_duplicate=True
         )
-        return {"rec_text": text, "rec_score": score, "vis_font": self._recogniser.vis_font}
+        begins, ends = inference.runs(best)
+        characters = self._recogniser.post_op.character
+        seen = Recognised.of(
+            text,
+            [characters[i] for i in best[begins]],
+            likely[begins].tolist(),
+            ((begins + ends) * (0.5 / len(best) * prepared.shape[-1] / line_px)).tolist(),
+        )
+        return {"rec_text": seen, "rec_score": score, "vis_font": self._recogniser.vis_font}
 
     def close(self) -> None:
         """End the threads and let go of the model."""

@@ -14,6 +14,7 @@ from ocr_watcher import config
 from ocr_watcher.config import Check
 from ocr_watcher.errors import ConfigError, UnavailableError
 from ocr_watcher.inbox import access
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.log import one_line
 from ocr_watcher.ocr import models, params
 
@@ -101,9 +102,9 @@ def remarks(settings: Settings) -> Iterator[Remark]:
     """
     for note in params.examine_params(settings.ocr.params).notes:
         yield Remark(note)
-    for inbox in settings.watch.inbox:
+    for check in Places.of(settings).checks(*settings.watch.inbox):
         try:
-            access.check_inbox(inbox)
+            check()
         except UnavailableError as error:
             yield _missing(str(error), error.hint)
     yield from _about_model(settings.ocr)

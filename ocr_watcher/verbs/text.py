@@ -77,7 +77,8 @@ def read(
             bad_pages: list[FileError] = []
             try:
                 with _opened(name, standard_input, work) as file:
-                    for piece in _pieces(work, file, name, file_format, bad_pages):
+                    words = settings.output.words
+                    for piece in _pieces(work, file, name, file_format, bad_pages, words=words):
                         write(between + piece)
                         between = b"\f" if file_format == "txt" else b""
             except FileError as error:
@@ -105,7 +106,13 @@ def _opened(name: str, standard_input: BinaryIO, work: assembly.Loaded) -> Binar
 
 
 def _pieces(
-    work: assembly.Loaded, file: BinaryIO, name: str, file_format: Format, bad_pages: list[FileError]
+    work: assembly.Loaded,
+    file: BinaryIO,
+    name: str,
+    file_format: Format,
+    bad_pages: list[FileError],
+    *,
+    words: bool,
 ) -> Iterator[bytes]:
     """What is to be written of a file; adds to `bad_pages` what is wrong with pages that are left out."""
     if file_format == "txt":
@@ -132,7 +139,7 @@ def _pieces(
             *(("page_failed",) if bad_pages else ()),
         ),
     )
-    yield from sidecar.document_json(document)
+    yield from sidecar.document_json(document, words=words)
 
 
 def _source(file: BinaryIO, name: str) -> Source:
@@ -153,7 +160,7 @@ def _pages(work: assembly.Loaded, file: BinaryIO, bad_pages: list[FileError]) ->
                 if not opened.has_separate_pages or opened.pages == 1 or isinstance(error, EngineLostError):
                     raise
                 bad_pages.append(error)
-                read = PageRead(Page(index, 0, 0, 1.0, (), error=PageError(error.code, str(error))))
+                read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
             yield read
             work.memory.give_back()
     finally:
