@@ -268,14 +268,20 @@ class _Bar:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=0, unit="image", file=sys.stderr, disable=not enabled, dynamic_ncols=True, leave=True
+            total=0, unit="file", file=sys.stderr, disable=not enabled, dynamic_ncols=True, leave=True
         )
         self._ended = 0
 
     def begin(self, path: str) -> None:
+        self._show(path)
+
+    def page(self, path: str, page: int, pages: int) -> None:
+        self._show(path, f", page {page} of {pages}")
+
+    def _show(self, path: str, page: str = "") -> None:
         from ocr_watcher.log import one_line
 
-        self._bar.set_postfix_str(one_line(Path(path).name)[:40], refresh=False)
+        self._bar.set_postfix_str(one_line(Path(path).name)[:40] + page, refresh=False)
         self._bar.refresh()
 
     def end(self, path: str, left: int) -> None:  # noqa: ARG002 - the protocol's
@@ -425,6 +431,8 @@ def _models_pull(asked: argparse.Namespace) -> int:
             return ExitCode.OK
         if settings.ocr.orientation == "auto":
             names.append(models.ORIENTATION)
+        if settings.ocr.upside_down_lines:
+            names.append(models.LINE_ORIENTATION)
     brought = models.pull(
         names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ocr_watcher import config
+from ocr_watcher.config import real_path
 from ocr_watcher.verbs import status
 from tests.fuse import mounted, why_not
 from tests.support import Process, daemon, dot, until, write_config
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"NO MOUNT CAN HANG ON THIS MACHINE: {why_not()}")
-SOON = {"FAKE_HUNG_S": "3"}
+SOON = {"FAKE_HUNG_S": "2"}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(real_path, "_PATIENCE_S", 0.2)  # of `status` here
+    monkeypatch.setattr(status, "_PATIENCE_S", 1.0)
     for name in ("inbox", "mount", "source"):
         (tmp_path / name).mkdir()
     write_config(
@@ -94,10 +97,10 @@ def test_a_file_in_hand_when_its_inbox_hangs_is_not_blamed_and_the_others_are_re
     with mounted(home / "source", home / "mount") as server:
         (home / "hang").touch()
         with daemon(home, {**SOON, "FAKE_STOP": str(server.pid), "FAKE_PAUSE_S": "0.2"}) as running:
-            for turn in range(3):
+            for turn in range(2):
                 running.wait_for("daemon.consumer_replaced", turn + 1)
                 read_one(home, running, f"{turn}.png")
-                if turn < 2:
+                if turn < 1:
                     (home / "hang").touch()
                 server.send_signal(signal.SIGCONT)
                 running.wait_for("watch.inbox_answers", turn + 1)
@@ -106,6 +109,29 @@ def test_a_file_in_hand_when_its_inbox_hangs_is_not_blamed_and_the_others_are_re
             assert failed["code"] == "unsupported_format"  # and not `engine_crashed`, nor `timeout`
             read_one(home, running, "last.png")
             stop(running)
+
+
+def test_the_next_process_starts_while_the_kernel_keeps_the_last_one(home: Path) -> None:
+    """The server has taken the request of its consumer, and only its answer lets the process end."""
+    dot(home / "source" / "swallowed.png")
+    with mounted(home / "source", home / "mount") as server, daemon(home, {"FAKE_HUNG_S": "60"}) as running:
+        until(lambda: "T" in Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        running.signal(signal.SIGTERM)
+        began = time.monotonic()
+        running.wait_for("daemon.exiting")
+        assert time.monotonic() - began < 10
+        (home / "again").mkdir()
+        write_config(
+            home / "again", state_dir=str(home / ".ocr-watcher"), watch={"inbox": str(home / "inbox")}
+        )
+        try:
+            with daemon(home / "again") as second:
+                dot(home / "inbox" / "a.png")
+                second.wait_for("ocr.done")
+                assert second.stop() == 0
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert running.wait() == 0
 
 
 def test_an_inbox_that_answers_at_last_and_is_gone_by_then_is_waited_for(home: Path) -> None:

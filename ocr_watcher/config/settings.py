@@ -287,6 +287,7 @@ class OcrSettings(Section):
     )
     lang: _Text | None = None
     orientation: Literal["auto", "off"] = "auto"
+    upside_down_lines: bool = False
     threads: int = Field(default=0, ge=0, le=1024)
     min_score: float = Field(default=0.0, ge=0, le=1)
     params: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)

@@ -206,7 +206,8 @@ class Keeper(threading.Thread):
         told = ""
         while not self._ends:
             try:
-                self._places.check(self.inbox)
+                for check in self._places.checks(self.inbox):
+                    check()
                 self._claim(self.inbox)
             except UnavailableError as error:
                 if not self._go:

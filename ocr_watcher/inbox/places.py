@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
@@ -46,18 +46,22 @@ class Places:
         """Those that there are."""
         return tuple(tree for tree in (self.folder, self.archive) if tree is not None)
 
-    def check(self, inbox: Path) -> None:
-        """See that an inbox, and where things from there go, can be used. Raises `UnavailableError`."""
-        access.check_inbox(inbox, writes=self.folder is None or self.archive is not None)
-        if self.folder is not None:
-            access.check_tree(self.folder, "output.folder")
-        if self.archive is not None:
-            access.check_tree(self.archive, "output.archive")
-
     def trees_of(self, inbox: Path) -> tuple[Path, ...]:
         """The parts of them that mirror one inbox."""
         own = self._own(os.path.join(inbox, ""))
         return tuple(tree.joinpath(*own) for tree in self.trees)
+
+    def checks(self, *inboxes: Path) -> Iterator[Callable[[], None]]:
+        """Checks that these inboxes and the trees are there and may be used as they have to be, one a folder.
+
+        They raise `UnavailableError`.
+        """
+        writes = self.folder is None or self.archive is not None
+        for inbox in inboxes:
+            yield partial(access.check_inbox, inbox, writes=writes)
+        for key, tree in (("output.folder", self.folder), ("output.archive", self.archive)):
+            if tree is not None:
+                yield partial(access.check_tree, tree, key)
 
     def with_records(self, document: str) -> str:
         """The path beside which the records of a document (an absolute path) are; often its own."""

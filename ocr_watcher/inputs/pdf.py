@@ -25,6 +25,7 @@ from ocr_watcher.errors import (
     TooManyPagesError,
     TruncatedError,
     UnreadableError,
+    UnsupportedFormatError,
 )
 from ocr_watcher.inputs.base import DecodeLimits, Encoded, PageText, Picture
 from ocr_watcher.inputs.helper_process import (
@@ -278,18 +279,24 @@ class PdfDocument:
 
     def _error(self, code: str, what: str) -> FileError:
         """Translate an error that the helper answered with."""
+        error: FileError = UnreadableError(f"{what} is damaged")
         match code:
             case "password" | "security":
-                return self._encrypted(code)
+                error = self._encrypted(code)
             case "memory":
-                return OutOfMemoryError(f"there is not enough memory to decode {what}")
+                error = OutOfMemoryError(f"there is not enough memory to decode {what}")
+            case "xfa":
+                error = UnsupportedFormatError(
+                    "the PDF is a dynamic XFA form, which only Adobe's programs show",
+                    hint="Open it in Adobe Reader, and print it to a PDF.",
+                )
             case "no_pages":
-                return UnreadableError("the PDF has no pages")
+                error = UnreadableError("the PDF has no pages")
             case "size":
-                return UnreadableError(f"{what} is damaged: it has no size")
+                error = UnreadableError(f"{what} is damaged: it has no size")
             case _ if what == "the file" and not self._has_end():
-                return TruncatedError("the PDF ends before its document does")
-        return UnreadableError(f"{what} is damaged")
+                error = TruncatedError("the PDF ends before its document does")
+        return error
 
     def _encrypted(self, code: str) -> FileError:
         if code == "security":

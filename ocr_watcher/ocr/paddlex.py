@@ -12,6 +12,8 @@ The names below were seen in PaddleOCR 3.7.0 with PaddleX 3.7.2; with another ve
 - of `text_rec_model`: its call, `close()`, `model_name`, `input_shape`, `vis_font`, the steps before the
   model `pre_tfs["Read"]` and `pre_tfs["ReisizeNorm"]` (`rec_image_shape`, `resize_norm_img`), and the step
   after it `post_op.decode`;
+- `textline_orientation_model`, called with all lines of a page, and `use_textline_orientation`; of a result
+  `textline_orientation_angles`, which is 1 for each of `dt_polys` that was turned;
 - the engines `onnxruntime` and `paddle_static`, and the loggers `paddlex` and `paddleocr`.
 """
 
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ocr_watcher.ocr import inference
+from ocr_watcher.ocr.line_orientation import LineOrientation
 from ocr_watcher.ocr.words import Recognised
 
 if TYPE_CHECKING:
@@ -110,6 +113,19 @@ def replace_runners(ocr: Any, choice: Choice, threads: int) -> None:  # noqa: AN
 def _onnx_file(model: Any) -> Path:  # noqa: ANN401 - PaddleX ships no types
     file: Path = model.runner.model_dir / f"{model.runner.model_file_prefix}.onnx"
     return file
+
+
+def turn_lines(ocr: Any, model: Path, threads: int) -> None:  # noqa: ANN401 - PaddleOCR ships no types
+    """Have lines on their head turned by our own model, in the place of PaddleX's.
+
+    Args:
+        ocr: `paddleocr.PaddleOCR`; its recogniser is not replaced after this.
+        model: the file of ch_ppocr_mobile_v2.0_cls.
+        threads: how many threads to compute with.
+    """
+    pipeline = pipeline_of(ocr)
+    pipeline.textline_orientation_model = LineOrientation(model, pipeline.text_rec_model, threads)
+    pipeline.use_textline_orientation = True
 
 
 class Likelihoods:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ocr_watcher.config import Settings
+    from ocr_watcher.config.settings import OcrSettings
     from ocr_watcher.jobs.observers import Observer
     from ocr_watcher.ocr.engine import Engine
 
@@ -159,6 +160,7 @@ def make_engine(settings: Settings) -> Engine:
         provider=ocr.provider,
         precision=ocr.precision,
         orientation=orientation_model(settings),
+        line_orientation=line_orientation_model(settings.ocr),
     )
 
 
@@ -167,7 +169,19 @@ def orientation_model(settings: Settings) -> Path | None:
     # Whoever has PaddleOCR turn pages would have them turned twice.
     if settings.ocr.orientation == "off" or settings.ocr.params.get("use_doc_orientation_classify"):
         return None
-    return models.orientation_file(settings.ocr.model_store)
+    return models.further_file(models.ORIENTATION, settings.ocr.model_store)
+
+
+def line_orientation_model(ocr: OcrSettings) -> Path | None:
+    """The file of the model that tells lines on their head, where they are to be read.
+
+    Raises:
+        UnavailableError: it is not in the store.
+    """
+    # Whoever has PaddleOCR turn lines would have them turned twice.
+    if not ocr.upside_down_lines or ocr.params.get("use_textline_orientation"):
+        return None
+    return models.line_orientation_file(ocr.model_store)
 
 
 def rules(settings: Settings) -> Rules:
@@ -212,9 +226,8 @@ def settings_key(settings: Settings, facts: EngineFacts) -> str:
 
 def check_inboxes(settings: Settings) -> None:
     """Every folder that documents come from and go to is there and may be used. Raises `UnavailableError`."""
-    places = Places.of(settings)
-    for inbox in settings.watch.inbox:
-        places.check(inbox)
+    for check in Places.of(settings).checks(*settings.watch.inbox):
+        check()
 
 
 def unreadable_hint(error: FileError) -> str:

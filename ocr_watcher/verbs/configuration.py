@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocr_watcher import config
@@ -20,7 +19,7 @@ from ocr_watcher.log import one_line
 from ocr_watcher.ocr import models, params
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ocr_watcher.config import Key, OcrSettings, Settings
@@ -103,7 +102,7 @@ def remarks(settings: Settings) -> Iterator[Remark]:
     """
     for note in params.examine_params(settings.ocr.params).notes:
         yield Remark(note)
-    for check in _folder_checks(settings):
+    for check in Places.of(settings).checks(*settings.watch.inbox):
         try:
             check()
         except UnavailableError as error:
@@ -118,23 +117,17 @@ def remarks(settings: Settings) -> Iterator[Remark]:
         yield _missing(f"the log file {log_file}: it cannot be written by this user")
 
 
-def _folder_checks(settings: Settings) -> Iterator[Callable[[], None]]:
-    """See `service.assembly.check_inboxes`, which loads the engine's modules."""
-    places = Places.of(settings)
-    writes = places.folder is None or places.archive is not None
-    for inbox in settings.watch.inbox:
-        yield partial(access.check_inbox, inbox, writes=writes)
-    for key, tree in (("output.folder", places.folder), ("output.archive", places.archive)):
-        if tree is not None:
-            yield partial(access.check_tree, tree, key)
-
-
 def _about_model(ocr: OcrSettings) -> Iterator[Remark]:
     try:
         spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
     except UnavailableError as error:
         yield _missing(str(error), error.hint)
         return
+    if ocr.upside_down_lines and not ocr.params.get("use_textline_orientation"):
+        try:
+            models.line_orientation_file(ocr.model_store)
+        except UnavailableError as error:
+            yield _missing(str(error), error.hint)
     if spec.source == "paddleocr":
         yield Remark(
             f"PaddleOCR downloads the model {spec.name} at the first start, if it does not have it yet; "

@@ -168,6 +168,8 @@ def _models(settings: Settings) -> Iterator[Check]:
         "paddleocr": "PaddleOCR's own download: the first start needs the network",
     }[spec.source]
     yield Check("ok", "model", f"{spec.name}, {where}")
+    if assembly.line_orientation_model(settings.ocr) is not None:  # raises where it is missing
+        yield Check("ok", "model", f"{models.LINE_ORIENTATION}, for lines on their head")
 
 
 def _provider(settings: Settings) -> Iterator[Check]:
