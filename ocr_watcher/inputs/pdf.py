@@ -170,6 +170,11 @@ class PdfDocument:
         """See `OpenDocument`."""
         return self
 
+    def own_text(self, index: int, limits: DecodeLimits) -> tuple[Line, ...]:
+        """See `inputs.base.Layered`."""
+        found = self.page_text(index, replace(limits, pdf=replace(limits.pdf, text="layer")))
+        return () if found is None else found.lines
+
     def with_layer(self, layer: bytes, pages: Sequence[int], limits: DecodeLimits) -> Iterator[bytes]:
         """See `inputs.base.Layered`. Another helper does it, which has PDF objects but draws nothing."""
         self.close()
