@@ -290,10 +290,11 @@ class Watcher:
         """Watch `inbox`; returns what went wrong in words, empty when nothing did."""
         if self._observer is None:
             try:
-                self._observer = self._make_observer(self._unwatched)
-            except OSError as error:
+                observer = self._make_observer(self._unwatched)
+                observer.start()
+            except (OSError, RuntimeError) as error:  # no instance of inotify left, or no thread
                 return _no_watch(error)
-            self._observer.start()
+            self._observer = observer
         old = self._watches.pop(inbox, None)
         try:
             if old is not None:
