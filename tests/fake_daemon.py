@@ -147,7 +147,7 @@ def _set_up() -> None:
         _time_turns(daemon.Daemon, "_tick")
         _time_turns(keeper.Keeper, "_tick")
     if pid := os.environ.get("FAKE_STOP"):
-        _before(attempt.Attempt, "_read", lambda *_: _stop(int(pid)))
+        _before(attempt.Attempt, "_open", lambda *_: _stop(int(pid)))
     if turn := os.environ.get("FAKE_TURN_S"):
         attempt._TURN_S = float(turn)
 

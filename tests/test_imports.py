@@ -29,7 +29,7 @@ FLOORS = (
 # One place reaches into each library whose insides are needed.
 ONLY_IN = {
     "watchdog": ("inbox",),
-    "PIL": ("inputs", "ocr"),
+    "PIL": ("inputs", "ocr", "outputs"),
     "cv2": ("inputs",),
     "pypdfium2_raw": ("inputs",),
     "paddleocr": ("ocr",),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ocr_watcher import __version__, log, names
 from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.keeper import Habits, Keeper
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
@@ -116,6 +117,7 @@ class Daemon:
             watch.rescan_interval_s,
             self._settings.queue.max_size,
         )
+        places = Places.of(self._settings)
         keepers = tuple(
             Keeper(
                 inbox,
@@ -125,6 +127,7 @@ class Daemon:
                 still_busy=self._still_busy,
                 wake=self._bell.ring,
                 log=self._log,
+                places=places,
             )
             for inbox in watch.inbox
         )

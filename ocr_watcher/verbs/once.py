@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ocr_watcher import log
-from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import kind_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.jobs.observers import Observer
 from ocr_watcher.service import assembly
 from ocr_watcher.service.signals import Signals
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 # How long one slice of a scan, or of a wait, may keep a request to stop waiting.
 _SLICE_S = 0.2
-BLOCKED = "a JSON file of somebody else has the name of its sidecar"
+BLOCKED = "a file of somebody else has the name of its sidecar or of another output"
 FAILED_BEFORE = "it failed before; its .error.json says why; delete that to have it tried again"
 
 
@@ -42,6 +43,9 @@ class Progress(Protocol):
 
     def begin(self, path: str) -> None:
         """Work on `path` starts."""
+
+    def page(self, path: str, page: int, pages: int) -> None:
+        """Page `page` (from 1) of `pages`, which are several, is in hand."""
 
     def end(self, path: str, left: int) -> None:
         """It ended, well or not; at least `left` files remain."""
@@ -82,10 +86,22 @@ def do_files(
     """Do the named files wherever they are, whatever their names; folders stand for the images in them."""
     queue: deque[Job] = deque()
     with _Run.of(settings, make_engine, progress, queue) as run:
-        queue.extend(_jobs(assembly.rules(settings).wants, paths, run.summary))
+        lookup = Places.of(settings).lookup
+        queue.extend(_jobs(assembly.rules(settings).wants, lookup, paths, run.summary))
         while queue and not run.is_over:
             run.do(queue.popleft())
     return run.summary
+
+
+class _Pages(Observer):
+    """Hands on which page is in hand."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def page_started(self, job: Job, index: int, pages: int) -> None:
+        if pages > 1:
+            self._progress.page(job.path, index + 1, pages)
 
 
 class _Run:
@@ -115,7 +131,9 @@ class _Run:
         signals = Signals(stop.append, lambda: signals.on_stop(signal.SIGHUP))
         with signals.handled():
             with signals.held_back():
-                work = assembly.build(settings, make_engine, queue_depth=lambda: len(queue))
+                work = assembly.build(
+                    settings, make_engine, queue_depth=lambda: len(queue), observers=[_Pages(progress)]
+                )
             run = cls(work, progress, queue, settings.retry.max_attempts, signals)
             signals.on_stop = run.stop
             try:
@@ -172,6 +190,7 @@ class _Drain:
     def __init__(self, settings: Settings, run: _Run) -> None:
         self._settings = settings
         self._run = run
+        places = Places.of(settings)
         self._intake = Intake(
             settings.watch.inbox,
             assembly.rules(settings),
@@ -179,6 +198,8 @@ class _Drain:
             offer=self._offer,
             clock=time.monotonic,
             log=log.get(),
+            lookup=places.lookup,
+            with_records=places.with_records,
         )
 
     def drain(self) -> None:
@@ -206,6 +227,8 @@ class _Drain:
             self._intake,
             recursive=watch.recursive,
             log=log.get(),
+            has_record=Places.of(self._settings).has_record,
+            trees=Places.of(self._settings).trees,
         )
         while not self._run.is_over and not scan.advance(time.monotonic() + _SLICE_S):
             pass
@@ -235,7 +258,12 @@ class _Drain:
         self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
 
 
-def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
+def _jobs(
+    wants: Callable[[str], bool],
+    lookup: Callable[[str, Stamp], RecordState],
+    paths: Iterable[Path],
+    summary: Summary,
+) -> Iterable[Job]:
     for path in paths:
         members = [path]
         if path.is_dir():
@@ -255,7 +283,7 @@ def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary)
                 summary.failed[str(member)] = reason
                 continue
             stamp = Stamp.of(status)
-            match records.lookup(str(root / member.name), stamp):
+            match lookup(str(root / member.name), stamp):
                 case RecordState.DONE:
                     summary.current += 1
                 case RecordState.FAILED:
