@@ -2,7 +2,7 @@
 
 `scripts.py FONTS [--pages N] [--model PP-OCRv6_tiny]`, FONTS a folder with the fonts that `scripts.tsv`
 names, as Debian's fonts-noto-core and fonts-noto-cjk bring them to /usr/share/fonts: for each language its
-error rate, and how many lines score so low that they count as not read. A language without its font is left out.
+error rate, and how many lines score so low that they count as not read. Without its font, one is left out.
 
 `scripts.py FONT …`, FONT one that has them all, such as NotoSansCJK-Regular.ttc: error rates in fp32 and in 8
 bits. Needs a processor with VNNI. Characters are drawn at random there, so no language helps.

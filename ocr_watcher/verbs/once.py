@@ -44,6 +44,9 @@ class Progress(Protocol):
     def begin(self, path: str) -> None:
         """Work on `path` starts."""
 
+    def page(self, path: str, page: int, pages: int) -> None:
+        """Page `page` (from 1) of `pages`, which are several, is in hand."""
+
     def end(self, path: str, left: int) -> None:
         """It ended, well or not; at least `left` files remain."""
 
@@ -92,6 +95,17 @@ def do_files(
     return run.summary
 
 
+class _Pages(Observer):
+    """Hands on which page is in hand."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def page_started(self, job: Job, index: int, pages: int) -> None:
+        if pages > 1:
+            self._progress.page(job.path, index + 1, pages)
+
+
 class _Run:
     """Jobs done in this thread, until they are done or somebody asks for a stop.
 
@@ -131,7 +145,7 @@ class _Run:
                     settings,
                     make_engine,
                     queue_depth=lambda: len(queue),
-                    observers=[_NotesUnreadable(summary.unreadable)],
+                    observers=[_Pages(progress), _NotesUnreadable(summary.unreadable)],
                 )
             run = cls(
                 work,
