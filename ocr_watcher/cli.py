@@ -299,6 +299,7 @@ class _Bar:
 
 
 def _print_summary(summary: Summary) -> None:
+    from ocr_watcher.inbox.unwanted import in_words
     from ocr_watcher.jobs.observers import UNREADABLE, UNREADABLE_HINT
     from ocr_watcher.log import one_line
 
@@ -306,6 +307,10 @@ def _print_summary(summary: Summary) -> None:
     if summary.current:
         parts.append(f"{summary.current} already done")
     parts.append(f"{len(summary.failed)} failed")
+    if summary.unwanted:
+        parts.append(
+            f"{sum(summary.unwanted.values())} not read because of their names ({in_words(summary.unwanted)})"
+        )
     print(f"{', '.join(parts)} in {summary.elapsed_s:.1f} s, start included")
     for path, why in list(summary.failed.items())[:_MAX_SHOWN]:
         print(f"  failed: {one_line(path)}: {one_line(why)}")

@@ -79,6 +79,7 @@ OUTPUT_SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What is added to a document's name for each further output, by format."""
 _ANY_OUTPUT: Final = tuple(OUTPUT_SUFFIXES.values())
+_EXTENSION: Final = re.compile(r"\.[^\W\d_][\w-]{0,9}\Z")
 _LONGEST_SUFFIX: Final = max(map(len, _ANY_OUTPUT))
 
 
@@ -95,6 +96,27 @@ def in_the_way(document: str) -> tuple[str, ...]:
 def is_output(name: str) -> bool:
     """Whether a file of this name may be a further output, which is never read as a document."""
     return name.lower().endswith(_ANY_OUTPUT)
+
+
+def document_of_output(name: str) -> str | None:
+    """The document an output's name belongs to, None where it is no output's. Not for shortened names."""
+    for suffix in _ANY_OUTPUT:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return None
+
+
+def extension_of(path: str) -> str:
+    """What a file's name ends in, in lower case with its dot; "" where that is no extension.
+
+    The ending of an output counts as one. Digits do not, because they are dates and numbers.
+    """
+    name = os.path.basename(path).lower()
+    for suffix in _ANY_OUTPUT:
+        if name.endswith(suffix):
+            return suffix
+    match = _EXTENSION.search(name)
+    return match[0] if match is not None and match.start() > 0 else ""
 
 
 def is_record(name: str) -> bool:

@@ -31,7 +31,7 @@ MODEL_STORE_VARIABLE = "OCR_WATCHER_MODEL_STORE"
 the current folder."""
 
 DEFAULT_EXTENSIONS = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".pdf", ".avif", ".jp2", ".j2k", ".jpf"),
     # Its decoder is an extra; without it these names are as good as any other.
     *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),

@@ -6,6 +6,7 @@ this inbox, and nobody else: what the others may ask for can be told without suc
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import threading
@@ -13,16 +14,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocr_watcher import names
 from ocr_watcher.errors import UnavailableError
 from ocr_watcher.inbox import intake
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.timing import Bell, Timer
+from ocr_watcher.inbox.unwanted import Told
 from ocr_watcher.inbox.watch import Events, Watcher
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
     from pathlib import Path
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     from ocr_watcher.inbox.ready import Rules
     from ocr_watcher.inbox.records import RecordState
+    from ocr_watcher.inbox.unwanted import KindOf
+    from ocr_watcher.inbox.watch import Event
     from ocr_watcher.job import Job, Outcome, Stamp
 
 # How long one slice of a scan may keep events waiting.
@@ -71,6 +75,7 @@ class Keeper(threading.Thread):
         wake: Callable[[], None],
         log: FilteringBoundLogger,
         places: Places | None = None,
+        kind_of: KindOf = lambda _head: "",
     ) -> None:
         """Nothing is done before `start`.
 
@@ -84,6 +89,7 @@ class Keeper(threading.Thread):
                 when the thread has ended.
             log: where it tells what it does.
             places: where records are; beside the documents if not given.
+            kind_of: what a file is by its first bytes; see `unwanted.KindOf`.
         """
         super().__init__(name=f"keeper {inbox}", daemon=True)
         self.inbox = inbox
@@ -97,6 +103,7 @@ class Keeper(threading.Thread):
         self._wake = wake
         self._log = log
         self._places = places or Places((inbox,))
+        self._unwanted = Told(log, kind_of)
         self._bell = Bell()
         self._opened = threading.Event()
         self._watching = threading.Event()
@@ -270,6 +277,7 @@ class Keeper(threading.Thread):
         for event in self._events.drain():
             if event.kind == "file":
                 self._intake.notice(event.path, closed=event.closed)
+                self._ask_about(event)
             elif event.kind == "deleted":
                 self._intake.notice_record_removed(event.path)
             else:
@@ -277,6 +285,13 @@ class Keeper(threading.Thread):
         if self._events.lost:
             self._events.lost = False
             self._intake.scan_wanted = True
+
+    def _ask_about(self, event: Event) -> None:
+        """Let the scan say, and soon, that a file of a new kind of name is not read."""
+        name = event.path.rpartition(os.sep)[2]
+        if event.closed and self._habits.rules.passes_over(name):
+            is_new = self._unwanted.is_new(names.extension_of(name))
+            self._intake.scan_wanted = self._intake.scan_wanted or is_new
 
     def _advance_scan(self, now: float) -> None:
         if self._scan is None or not self._scan.advance(now + _SLICE_S):
@@ -309,6 +324,7 @@ class Keeper(threading.Thread):
                 clock=self._clock,
                 has_record=self._places.has_record,
                 trees=self._places.trees_of(self.inbox) if self._first_scan else (),
+                told=self._unwanted,
             )
 
     def _claim_once_more(self) -> None:

@@ -55,6 +55,16 @@ class Rules:
             and not names.is_output(name)
         )
 
+    def passes_over(self, name: str) -> bool:
+        """Whether a file of this name is not read, and nobody has said so.
+
+        It is neither wanted nor ignored, nor does it have the name of a record or an output of ours.
+        """
+        if names.is_record(name) or self.wants(name) or self.ignores(name):
+            return False
+        document = names.document_of_output(name)
+        return document is None or not (self.wants(document) or names.is_shortened(document))
+
 
 @dataclass(frozen=True)
 class Sight:

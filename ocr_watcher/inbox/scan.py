@@ -19,6 +19,7 @@ from ocr_watcher.errors import FileError
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import FOLDER, descend, remove_leftover
 from ocr_watcher.inbox.ready import Rules
+from ocr_watcher.inbox.unwanted import Told, Unwanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +72,7 @@ def walk(
     trouble: Callable[[str, OSError], None],
     is_current: Callable[[str, os.stat_result], bool] = lambda _path, _status: False,
     has_record: Callable[[str], bool] | None = None,
+    unwanted: Unwanted | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Found | Leftover | OutOfReach | None]:
     """Walk `folder` lazily and yield what may be work; None now and then, so that the caller can pause.
@@ -79,7 +81,8 @@ def walk(
     never followed, also where one takes a folder's place while the scan is under way. A folder that
     cannot be listed is told to `trouble` and left out. The time of a walk grows with the number of entries,
     whatever their depth. `has_record` tells whether there is a record of the image of this path; without it,
-    records are looked for beside the image.
+    records are looked for beside the image. `unwanted` counts the files that are passed over because of their
+    names.
     """
     pauses = _Pauses(clock)
     tree = _Tree(folder, trouble)
@@ -94,6 +97,7 @@ def walk(
                         recursive=recursive,
                         is_current=is_current,
                         has_record=has_record,
+                        unwanted=unwanted,
                     )
                 except OSError as error:
                     trouble(tree.path, error)
@@ -254,11 +258,12 @@ def _visit(
     recursive: bool,
     is_current: Callable[[str, os.stat_result], bool],
     has_record: Callable[[str], bool] | None,
+    unwanted: Unwanted | None,
 ) -> Iterator[Found | Leftover | OutOfReach | None]:
     """Look through the folder in hand; raises OSError where it cannot be listed."""
     fd, here = tree.fd, tree.path
     room = names.MAX_PATH_BYTES - len(os.fsencode(here)) - 1
-    listing = _Listing()
+    listing = _Listing(unwanted)
     yield from _list(fd, here, rules, listing, pauses)
     if recursive:
         for name in _too_long(listing.folders, room):
@@ -298,8 +303,9 @@ def _too_long(entries: list[str], room: int) -> list[str]:
 
 @dataclass
 class _Listing:
-    """One folder: names of images, of what may be records, and of folders."""
+    """One folder: names of images, of what may be records, and of folders; `unwanted` counts other files."""
 
+    unwanted: Unwanted | None
     images: list[str] = field(default_factory=list)
     records: set[str] = field(default_factory=set)
     folders: list[str] = field(default_factory=list)
@@ -311,6 +317,7 @@ def _list(fd: int, here: str, rules: Rules, listing: _Listing, pauses: _Pauses) 
     Half of 200,000 names are records, so what is cheap to tell comes first.
     """
     images, records, wants = listing.images.append, listing.records.add, rules.wants
+    unwanted = listing.unwanted
     with os.scandir(fd) as entries:
         for entry in entries:
             name = entry.name
@@ -325,6 +332,8 @@ def _list(fd: int, here: str, rules: Rules, listing: _Listing, pauses: _Pauses) 
                 yield Leftover(os.path.join(here, name), fd)
             elif wants(name):
                 images(name)
+            elif unwanted is not None and rules.passes_over(name):
+                unwanted.add(os.path.join(here, name), fd)
             if pauses.is_due():
                 yield None
 
@@ -353,8 +362,13 @@ class Scan:
         clock: Callable[[], float] = time.monotonic,
         has_record: Callable[[str], bool] | None = None,
         trees: Iterable[Path] = (),
+        told: Told | None = None,
     ) -> None:
-        """`trees` are looked through for what killed processes left; nothing else in them is work."""
+        """Nothing is looked at before `advance`.
+
+        `trees` are looked through for what killed processes left; nothing else in them is work. `told` says
+        which files are passed over because of their names; without it they are only counted.
+        """
         self._inboxes = inboxes
         self._rules = rules
         self._intake = intake
@@ -363,6 +377,8 @@ class Scan:
         self._clock = clock
         self._has_record = has_record
         self._trees = tuple(trees)
+        self._told = told
+        self.unwanted = told.look() if told is not None else Unwanted()
         self._steps = self._walk()
         self._troubled = False
         self._started = clock()
@@ -380,6 +396,7 @@ class Scan:
                 recursive=self._recursive,
                 is_current=self._is_current,
                 has_record=self._has_record,
+                unwanted=self.unwanted,
                 trouble=self._trouble,
             ):
                 if isinstance(item, Found):
@@ -390,6 +407,13 @@ class Scan:
                 elif item is not None:
                     self._intake.ignore(item.path, names.OUT_OF_REACH)
                 yield
+        if self._told is not None:
+            self._told.tell(self.unwanted)
+        yield from self._walk_trees()
+        if not self._troubled:
+            yield from self._intake.forget_gone(self._unchanged)
+
+    def _walk_trees(self) -> Iterator[None]:
         for tree in self._trees:
             for item in walk(
                 str(tree), _NOTHING, recursive=True, trouble=self._tree_trouble, clock=self._clock
@@ -397,8 +421,6 @@ class Scan:
                 if isinstance(item, Leftover):
                     self._remove(item)
                 yield
-        if not self._troubled:
-            yield from self._intake.forget_gone(self._unchanged)
 
     def _is_current(self, path: str, status: os.stat_result) -> bool:
         if not self._intake.knows(path, status):

@@ -64,5 +64,11 @@ def max_file_bytes(file: BinaryIO, limits: DecodeLimits) -> int:
     return limits.max_file_bytes if family is None else family.max_file_bytes(limits)
 
 
+def kind_of(head: bytes) -> str:
+    """What a file that begins with `head` (of `HEAD_BYTES`) is, in a word; empty where it is of no family."""
+    family = _family_of(head) if head else None
+    return "" if family is None else family.name
+
+
 def _family_of(head: bytes) -> Family | None:
     return next((family for family in FAMILIES if family.sniff(head)), None)

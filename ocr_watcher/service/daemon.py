@@ -20,6 +20,7 @@ from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.keeper import Habits, Keeper
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.timing import Bell, Timer
+from ocr_watcher.inputs import table
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
@@ -128,6 +129,7 @@ class Daemon:
                 wake=self._bell.ring,
                 log=self._log,
                 places=places,
+                kind_of=table.kind_of,
             )
             for inbox in watch.inbox
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import kind_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
+from ocr_watcher.inbox.unwanted import Told, Unwanted, head_of
+from ocr_watcher.inputs import table
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.observers import Observer
 from ocr_watcher.service import assembly
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ocr_watcher.config import Settings
+    from ocr_watcher.inbox.ready import Rules
     from ocr_watcher.service.assembly import Assembly, MakeEngine
 
 
@@ -59,6 +63,7 @@ class Summary:
         done: Files that got their sidecar.
         current: Files that had their record already.
         failed: Why each of the others failed, by path.
+        unwanted: How many files were passed over because of their names, by extension.
         unreadable: Files that are done, although most of their text was seen but not read.
         elapsed_s: How long it took, start included.
         recycle: Why it ended before all was done, if memory was the reason.
@@ -68,6 +73,7 @@ class Summary:
     done: int = 0
     current: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unwanted: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     recycle: str = ""
@@ -85,11 +91,14 @@ def drain(settings: Settings, make_engine: MakeEngine, progress: Progress) -> Su
 def do_files(
     settings: Settings, make_engine: MakeEngine, paths: Iterable[Path], progress: Progress
 ) -> Summary:
-    """Do the named files wherever they are, whatever their names; folders stand for the images in them."""
+    """Do the named files wherever they are; folders stand for the images in them.
+
+    A file whose name is not wanted is done where its first bytes are those of a document.
+    """
     queue: deque[Job] = deque()
     with _Run.of(settings, make_engine, progress, queue) as run:
         lookup = Places.of(settings).lookup
-        queue.extend(_jobs(assembly.rules(settings).wants, lookup, paths, run.summary))
+        queue.extend(_jobs(assembly.rules(settings), lookup, paths, run.summary))
         while queue and not run.is_over:
             run.do(queue.popleft())
     return run.summary
@@ -220,6 +229,7 @@ class _Drain:
     def __init__(self, settings: Settings, run: _Run) -> None:
         self._settings = settings
         self._run = run
+        self._told = Told(log.get(), table.kind_of)
         places = Places.of(settings)
         self._intake = Intake(
             settings.watch.inbox,
@@ -241,6 +251,7 @@ class _Drain:
             scan = self._scan()
             if current is None:  # later scans meet what this run did
                 current = scan.current
+            summary.unwanted = scan.unwanted.counts
             self._empty()
             if not self._intake.rescan_due or self._run.is_over:
                 break
@@ -259,6 +270,7 @@ class _Drain:
             log=log.get(),
             has_record=Places.of(self._settings).has_record,
             trees=Places.of(self._settings).trees,
+            told=self._told,
         )
         while not self._run.is_over and not scan.advance(time.monotonic() + _SLICE_S):
             pass
@@ -289,17 +301,15 @@ class _Drain:
 
 
 def _jobs(
-    wants: Callable[[str], bool],
+    rules: Rules,
     lookup: Callable[[str, Stamp], RecordState],
     paths: Iterable[Path],
     summary: Summary,
-) -> Iterable[Job]:
+) -> Iterator[Job]:
+    """What is to be done of files and of what is in folders; the others are counted in `summary`."""
     for path in paths:
-        members = [path]
-        if path.is_dir():
-            members = sorted(entry for entry in path.iterdir() if wants(entry.name))
-        for member in members:
-            # The named folder may be reached by links; the file itself may not be one.
+        # The named folder may be reached by links; the file itself may not be one.
+        for member in _images_in(path, rules, summary) if path.is_dir() else [path]:
             root = Path(os.path.realpath(member.parent))
             try:
                 status = os.lstat(root / member.name)
@@ -307,8 +317,7 @@ def _jobs(
                 log.get().warning("file.vanished", path=str(member), message=error.strerror)
                 summary.failed[str(member)] = error.strerror or str(error)
                 continue
-            if not Path(root / member.name).is_file() or member.is_symlink():
-                reason = f"it is {kind_of(status.st_mode)}, not a file"
+            if reason := _why_not(root / member.name, status, rules):
                 log.get().warning("file.ignored", path=str(member), reason=reason)
                 summary.failed[str(member)] = reason
                 continue
@@ -320,3 +329,26 @@ def _jobs(
                     summary.failed[str(member)] = FAILED_BEFORE
                 case _:
                     yield Job(root, (), member.name, stamp, settled=True, queued_at=time.monotonic())
+
+
+def _images_in(folder: Path, rules: Rules, summary: Summary) -> list[Path]:
+    """The images in a folder, by their names; files with other names are counted in `summary`."""
+    unwanted = Unwanted()
+    images = []
+    for entry in sorted(folder.iterdir()):
+        if rules.wants(entry.name):
+            images.append(entry)
+        elif rules.passes_over(entry.name) and not entry.is_dir():
+            unwanted.add(str(entry))
+    for extension, count in unwanted.counts.items():
+        summary.unwanted[extension] = summary.unwanted.get(extension, 0) + count
+    return images
+
+
+def _why_not(path: Path, status: os.stat_result, rules: Rules) -> str:
+    """Why a named file is not tried at all, and gets no record; empty where it is."""
+    if not stat.S_ISREG(status.st_mode):
+        return f"it is {kind_of(status.st_mode)}, not a file"
+    if rules.wants(path.name) or table.kind_of(head_of(str(path))):
+        return ""
+    return "it is no image and no PDF, neither by its name nor by its first bytes"

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import psutil
 
 from ocr_watcher import names
-from ocr_watcher.inbox import records, scan
+from ocr_watcher.inbox import records, scan, unwanted
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
+from ocr_watcher.inbox.unwanted import Unwanted
 from ocr_watcher.job import Stamp
 from ocr_watcher.log import one_line
 from ocr_watcher.memory import Memory
@@ -52,7 +53,8 @@ class Files:
 class ServiceStatus:
     """Everything that is known of a service; amounts of memory are MiB, times ISO 8601 in UTC.
 
-    What only a running daemon can tell is None without one.
+    What only a running daemon can tell is None without one. `unwanted` are the files in the inboxes that are
+    never read because of their names, by extension ("": none).
     """
 
     running: bool
@@ -76,6 +78,7 @@ class ServiceStatus:
     last_error: LastError | None
     last_exit: LastExit | None
     troubles: tuple[str, ...]
+    unwanted: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """What `status --json` prints."""
@@ -95,7 +98,7 @@ def collect(settings: Settings) -> ServiceStatus:
     pid = lock.running(settings.state_dir)
     told = StatusFile(settings.state_dir / names.STATUS).read()
     now = told if pid is not None and told.pid == pid else Told()
-    files, troubles = count(settings)
+    files, passed_over, troubles = count(settings)
     rss_mb, peak_rss_mb = _memory(pid, now)
     return ServiceStatus(
         running=pid is not None,
@@ -119,20 +122,29 @@ def collect(settings: Settings) -> ServiceStatus:
         last_error=told.last_error,
         last_exit=told.last_exit,
         troubles=tuple(troubles),
+        unwanted=passed_over,
     )
 
 
-def count(settings: Settings) -> tuple[Files, list[str]]:
-    """Count the images in every inbox; also what could not be counted, in words."""
+def count(settings: Settings) -> tuple[Files, dict[str, int], list[str]]:
+    """Count the images in every inbox, and by extension what else is there.
+
+    Also returns what could not be counted, in words.
+    """
     files = Files()
+    passed_over: dict[str, int] = {}
     troubles: list[str] = []
-    for state in _look(settings, troubles, lambda _, state: state):
+    looks: list[_Look[RecordState]] = []
+    for state in _look(settings, troubles, lambda _, state: state, looks):
         files.found += 1
         files.done += state is RecordState.DONE
         files.failed += state is RecordState.FAILED
         files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
         files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
-    return files, troubles
+    for look in looks:
+        for extension, number in look.unwanted.counts.items():
+            passed_over[extension] = passed_over.get(extension, 0) + number
+    return files, passed_over, troubles
 
 
 def failed(settings: Settings) -> Iterator[FailedFile]:
@@ -158,14 +170,22 @@ _PIECE = 256
 
 
 def _look(
-    settings: Settings, troubles: list[str], see: Callable[[str, RecordState], _Seen | None]
+    settings: Settings,
+    troubles: list[str],
+    see: Callable[[str, RecordState], _Seen | None],
+    looks: list[_Look[_Seen]] | None = None,
 ) -> Iterator[_Seen]:
-    """What `see` makes of every image in the inboxes and of what its records say, None left out."""
-    looks = [_Look(settings, inbox, see) for inbox in settings.watch.inbox]
-    for look in looks:
+    """What `see` makes of every image in the inboxes and of what its records say, None left out.
+
+    The threads that look are added to `looks`.
+    """
+    started = [_Look(settings, inbox, see) for inbox in settings.watch.inbox]
+    for look in started:
         look.start()
-    for look in looks:
+    for look in started:
         yield from look.seen(troubles)
+    if looks is not None:
+        looks += started
 
 
 class _Look(threading.Thread, Generic[_Seen]):
@@ -178,6 +198,7 @@ class _Look(threading.Thread, Generic[_Seen]):
         self._settings = settings
         self._inbox = inbox
         self._see = see
+        self.unwanted = Unwanted()
         self._answered_at = time.monotonic()
         self._pieces: queue.Queue[list[_Seen]] = queue.Queue(16)
         self._troubles: list[str] = []
@@ -221,6 +242,7 @@ class _Look(threading.Thread, Generic[_Seen]):
             trouble=self._trouble,
             clock=self._clock,
             has_record=places.has_record,
+            unwanted=self.unwanted,
         ):
             if isinstance(item, scan.OutOfReach):
                 self._out_of_reach.append(item.path)
@@ -288,6 +310,11 @@ def in_words(status: ServiceStatus) -> list[str]:
         f"files        {files.found}: {files.done} done, {files.failed} failed, "
         f"{files.waiting} waiting{again}{why}"
     )
+    if status.unwanted:
+        lines.append(
+            f"not read     {sum(status.unwanted.values())} with names that are not in watch.extensions: "
+            f"{unwanted.in_words(status.unwanted)}"
+        )
     if status.since_start is not None:
         lines.append(f"since start  {status.since_start.done} done, {status.since_start.failed} failed")
     if status.last_error is not None:
