@@ -11,7 +11,8 @@ Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the h
 `FAKE_DIES` is the thread (`dispatcher`, `reader`, `emitter`, `consumer`) that ends at the next event or job
 once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
 at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again, `FAKE_TURN_S`
-how long a document may keep others waiting, `FAKE_HUNG_S` how long an inbox may be silent
+how long a document may keep others waiting, `FAKE_CONFIG_S` how often the configuration file is looked at,
+`FAKE_HUNG_S` how long an inbox may be silent
 (a quarter of it at the start, to say where its path leads); with `FAKE_TICKS`
 the longest turn of the main loop and of the keepers' loops so far (s) is in files `ticks-…`; the process
 `FAKE_STOP` is stopped when an open file is about to be read, once for each file `hang` in the working folder.
@@ -151,6 +152,8 @@ def _set_up() -> None:
         _time_turns(keeper.Keeper, "_tick")
     if pid := os.environ.get("FAKE_STOP"):
         _before(attempt.Attempt, "_open", lambda *_: _stop(int(pid)))
+    if config_s := os.environ.get("FAKE_CONFIG_S"):
+        daemon._CONFIG_S = float(config_s)
     if turn := os.environ.get("FAKE_TURN_S"):
         attempt._TURN_S = float(turn)
 

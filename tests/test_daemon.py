@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ocr_watcher import config
+from ocr_watcher.verbs import status
 from tests.support import Process, daemon, dot, error_of, sidecar_of, until, write_config
 
 
@@ -280,7 +282,7 @@ def test_a_hangup_checks_the_configuration_and_starts_afresh_without_blame(home:
         running.signal(signal.SIGHUP)
         assert running.wait() == 75
         assert len(running.events("ocr.done")) == 1  # the page in hand was finished
-        assert running.events("config.changed")
+        assert [one["applied"] for one in running.events("config.changed")] == [True]
     assert sidecar_of(home / "inbox" / "a.png")["status"] == "ok"
 
 
@@ -303,6 +305,31 @@ def test_a_hangup_with_mistakes_in_the_configuration_tells_them_and_goes_on(home
         (home / "config.yaml").write_text(right)
         running.signal(signal.SIGHUP)
         assert running.wait() == 75
+
+
+def test_a_changed_configuration_is_told_once(home: Path) -> None:
+    here = config.load(home / "config.yaml")
+
+    def look() -> status.ServiceStatus:
+        return status.collect(here)
+
+    with daemon(home, {"FAKE_CONFIG_S": "0.1"}) as running:
+        running.wait_for("daemon.ready")
+        write_config(home, image={"max_side_px": 500})
+        (told,) = running.wait_for("config.changed")
+        assert (told["level"], told["applied"]) == ("info", False)
+        assert f"kill -HUP {running.pid}" in told["hint"]
+        until(lambda: "changed since the start" in "\n".join(status.in_words(look())))
+        (home / "config.yaml").write_text("watch:\n  modee: auto\n")
+        wrong = running.wait_for("config.changed", 2)[1]
+        assert wrong["level"] == "warning"
+        assert "config.yaml:2" in wrong["message"]
+        write_config(home)  # as it was: nothing to say
+        until(lambda: not look().config_changed)
+        dot(home / "inbox" / "a.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+        assert len(running.events("config.changed")) == 2
 
 
 def test_a_closed_terminal_stops_it_after_the_file_in_hand(home: Path) -> None:

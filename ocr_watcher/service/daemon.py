@@ -22,6 +22,7 @@ from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.inputs import table
 from ocr_watcher.service import assembly
+from ocr_watcher.service.config_watch import ConfigWatch
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Load, Reporter
@@ -47,6 +48,8 @@ _STOP_DEADLINE_S = 9.0
 _KEEPER_DEADLINE_S = 2.0
 # How often the threads are looked after. An idle wake-up costs about 20 µs.
 _LOOK_AFTER_S = 1.0
+# How often to look whether the configuration file was changed: one stat.
+_CONFIG_S = 2.0
 # A deep tree takes seconds to watch, and its files are found by the scan: ready does not wait for longer.
 _WATCHING_S = 2.0
 # Whoever waits without the bell looks so often whether a signal came.
@@ -64,12 +67,13 @@ class Daemon:
         self,
         settings: Settings,
         make_engine: MakeEngine,
-        check_config: Callable[[], object] = lambda: None,
+        load_config: Callable[[], Settings | None] = lambda: None,
     ) -> None:
-        """`check_config` loads the configuration anew, for SIGHUP; raises `ServiceError` if it is wrong."""
+        """`load_config` loads the configuration anew; raises `ServiceError` if it is wrong."""
         self._settings = settings
         self._make_engine = make_engine
-        self._check_config = check_config
+        self._load_config = load_config
+        self._config_watch = ConfigWatch(settings, load_config)
         self._log = log.get()
         self._bell = Bell()
         self._stop_reason = ""
@@ -211,6 +215,8 @@ class Daemon:
             self._look_after(parts)
             self._reporter.status_line(load, parts.work.memory)
             self._tell(parts, also_figures=parts.timers.stats.would_be_due(now))
+        if parts.timers.config.is_due(now):
+            self._look_at_config()
         if parts.timers.stats.is_due(now):
             self._reporter.stats(load, parts.work.memory, queued=self._jobs.qsize())
         self._notifier.beat()  # only ever reached after all of the above
@@ -279,12 +285,33 @@ class Daemon:
             return
         self._reload = False
         try:
-            self._check_config()
+            self._load_config()
         except ServiceError as error:
+            self._config_watch.note_told()
             self._log.error("config.rejected", message=str(error), hint=error.hint)
             return
-        self._log.info("config.changed", message="the configuration is right: starting afresh with it")
+        self._log.info(
+            "config.changed", applied=True, message="the configuration is right: starting afresh with it"
+        )
         parts.work.supervision.request_recycle("SIGHUP")
+
+    def _look_at_config(self) -> None:
+        """Say once that the configuration file was changed."""
+        change = self._config_watch.look()
+        if change is None:
+            return
+        say = self._log.warning if change.mistakes else self._log.info
+        say(
+            "config.changed",
+            config=str(self._settings.source),
+            applied=False,
+            message=f"it was changed, and has mistakes: {change.mistakes}"
+            if change.mistakes
+            else "it was changed; this process goes on with what it was started with",
+            hint="Stop this with Ctrl-C and start it again."
+            if self._on_terminal
+            else f"`systemctl reload ocr-watcher` or `kill -HUP {os.getpid()}` applies it.",
+        )
 
     def _look_after(self, parts: _Parts) -> None:
         """Notice what would otherwise sit there doing nothing."""
@@ -385,6 +412,7 @@ class Daemon:
             parts.work.supervision,
             parts.work.memory,
             queued=self._jobs.qsize(),
+            config_changed=self._config_watch.differs,
             also_figures=also_figures,
         )
 
@@ -482,17 +510,19 @@ class _Parts:
 class _Timers:
     look_after: Timer
     stats: Timer
+    config: Timer
 
     @classmethod
     def of(cls, settings: Settings, now: float) -> _Timers:
         return cls(
             look_after=Timer(_LOOK_AFTER_S, now),
             stats=Timer(settings.memory.stats_interval_s, now),
+            config=Timer(_CONFIG_S, now + _CONFIG_S),
         )
 
     def next(self) -> float:
         """When the first of them is due."""
-        return min(self.look_after.next_at, self.stats.next_at)
+        return min(self.look_after.next_at, self.stats.next_at, self.config.next_at)
 
 
 class _Consumer(threading.Thread):

@@ -134,6 +134,7 @@ class Reporter:
         memory: Memory,
         *,
         queued: int,
+        config_changed: bool = False,
         also_figures: bool = True,
     ) -> None:
         """Write the status file where something changed; with `also_figures` in any case."""
@@ -143,6 +144,7 @@ class Reporter:
             inboxes_hung=tuple(printable(inbox) for inbox in load.hung),
             in_hand=self._in_hand(supervision.in_flight),
             since_start=SinceStart(self.done, self.failed),
+            config_changed=config_changed,
         )
         failure = supervision.last_failure
         if failure is not None and failure.code != VanishedError.code:

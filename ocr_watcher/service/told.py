@@ -65,7 +65,10 @@ class LastExit:
 
 @dataclass(frozen=True)
 class Told:
-    """Everything. None where it is not known yet; amounts of memory are MiB, times ISO 8601 in UTC."""
+    """Everything. None where it is not known yet; amounts of memory are MiB, times ISO 8601 in UTC.
+
+    `config_changed` says that the configuration file is not what the process was started with.
+    """
 
     pid: int | None = None
     process_started: float = 0.0
@@ -82,6 +85,7 @@ class Told:
     rss_mb: float | None = None
     peak_rss_mb: float | None = None
     updated_at: str | None = None
+    config_changed: bool = False
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class ServiceStatus:
     """Everything that is known of a service; amounts of memory are MiB, times ISO 8601 in UTC.
 
     What only a running daemon can tell is None without one. `unwanted` are the files in the inboxes that are
-    never read because of their names, by extension ("": none).
+    never read because of their names, by extension ("": none). `config_changed` is as in `Told`.
     """
 
     running: bool
@@ -79,6 +79,7 @@ class ServiceStatus:
     last_exit: LastExit | None
     troubles: tuple[str, ...]
     unwanted: dict[str, int]
+    config_changed: bool
 
     def as_json(self) -> dict[str, Any]:
         """What `status --json` prints."""
@@ -123,6 +124,7 @@ def collect(settings: Settings) -> ServiceStatus:
         last_exit=told.last_exit,
         troubles=tuple(troubles),
         unwanted=passed_over,
+        config_changed=now.config_changed,
     )
 
 
@@ -300,6 +302,8 @@ def in_words(status: ServiceStatus) -> list[str]:
         )
     config = status.config or "built-in defaults; -c names a configuration"
     lines.append(f"inbox        {', '.join(map(one_line, status.inbox))} ({one_line(config)})")
+    if status.config_changed:
+        lines.append("             changed since the start: `systemctl reload` or SIGHUP applies it")
     lines += [
         f"trouble      the service gets no answer from {one_line(inbox)}" for inbox in status.inboxes_hung
     ]
