@@ -10,6 +10,7 @@ is unmounted, one that hangs, a reader of standard error that stalls, a log that
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -376,6 +377,7 @@ def chaos(home: Path) -> Iterator[Chaos]:
         ocr={"job_timeout_s": 20},
         # A kill cannot be told from a crash that the file has caused; so often none is hit.
         retry={"max_attempts": 6},
+        output={"formats": ["json", "txt"]},
         state_dir="small/state",
     )
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", home / "small"], check=True)
@@ -409,6 +411,9 @@ def test_every_file_ends_with_one_record_and_every_stop_comes_soon(tmp_path: Pat
             document = record(found)
             told = (document["status"], document.get("error", {"code": ""})["code"])
             assert told in ENDS[readable], (path, document)
+            for output in document.get("outputs", []):
+                written = path.with_name(output["name"]).read_bytes()
+                assert hashlib.sha256(written).hexdigest() == output["sha256"]
         story.stop()
         print(
             f"{RUN_S:g} s: {dict(story.did)}; {len(story.files)} files, each with its record; ends "
