@@ -55,7 +55,7 @@ LARGE = ("strips-in-bytes", "xmp", "gif-comments", "png-profiles")
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(RUN_S * 2 + 300),
+    pytest.mark.timeout(RUN_S * 3 + 300),
     pytest.mark.skipif(bool(why_not()), reason=f"NO CHAOS ON THIS MACHINE: {why_not()}"),
 ]
 
@@ -403,9 +403,10 @@ def test_every_file_ends_with_one_record_and_every_stop_comes_soon(tmp_path: Pat
     with chaos(tmp_path) as story:
         story.run()
         story.calm_down()
-        with contextlib.suppress(AssertionError):
-            until(lambda: not story.unfinished(), 180)
-        assert story.unfinished() == []
+        while left := story.unfinished():  # for as long as fewer are left all the time
+            with contextlib.suppress(AssertionError):
+                until(lambda: len(story.unfinished()) < len(left), 60)  # noqa: B023
+            assert len(story.unfinished()) < len(left), left
         for path, readable in story.files.items():
             (found,) = story.records_of(path)
             document = record(found)
