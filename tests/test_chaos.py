@@ -405,7 +405,7 @@ def test_every_file_ends_with_one_record_and_every_stop_comes_soon(tmp_path: Pat
         story.calm_down()
         while left := story.unfinished():  # for as long as fewer are left all the time
             with contextlib.suppress(AssertionError):
-                until(lambda: len(story.unfinished()) < len(left), 60)  # noqa: B023
+                until(lambda: len(story.unfinished()) < len(left), 60)
             assert len(story.unfinished()) < len(left), left
         for path, readable in story.files.items():
             (found,) = story.records_of(path)
