@@ -89,6 +89,46 @@ def is_leftover(name: str) -> bool:
     return match is not None and match[1] != _TOKEN
 
 
+# -- in the spool of the HTTP server -----------------------------------------------------------
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def new_id() -> str:
+    """A job's name, which nobody can guess: 128 random bits in hexadecimal."""
+    return secrets.token_hex(16)
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` may be a job's name."""
+    return _ID.fullmatch(text) is not None
+
+
+def ticket_of(document: str) -> str:
+    """The file beside a document in the spool that says what was asked for."""
+    return f".{document.partition('.')[0]}.job"
+
+
+_UPLOAD_SUFFIX: Final = ".upload"
+SERVER_LOCK: Final = ".server"
+
+
+def upload_of(job: str) -> str:
+    """A document while it comes in."""
+    return f".{job}{_UPLOAD_SUFFIX}"
+
+
+def is_upload(name: str) -> bool:
+    """Whether a file in the spool is a document that comes in."""
+    return name.endswith(_UPLOAD_SUFFIX) and job_of(name) is not None
+
+
+def job_of(name: str) -> str | None:
+    """The job that a file in the spool belongs to; None where it is none of ours."""
+    match = _ID.match(name.removeprefix("."))
+    return match[0] if match is not None and match.string[match.end() :].startswith(".") else None
+
+
 # -- in the state folder -----------------------------------------------------------------------
 
 JOURNAL: Final = "journal.sqlite3"
