@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run test test-long test-systemd test-openvino openvino bench check format lock models install uninstall clean help
+.PHONY: run test test-long test-systemd test-openvino openvino heic bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -40,6 +40,11 @@ test-openvino: $(INSTALLED) .bench/openvino/.installed ## run the tests of ocr.p
 openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor computes in bf16
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock
 	@$(BIN)/ocr-watcher doctor -c $(CONFIG) | grep provider
+
+heic: $(INSTALLED) ## add the decoder of HEIC photos to .venv; its wheels are GPLv2
+	@echo "pillow-heif is licensed BSD-3-Clause, but its wheels hold x265 and with it are GPLv2: mind that when you pass them on"
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-heic.lock
+	@$(BIN)/ocr-watcher doctor -c $(CONFIG) | grep heic
 
 bench: .bench/openvino/.installed .bench/plot/.installed $(INSTALLED) $(PEERS)/.installed .bench/paddle-$(BAD_PADDLE)/.installed ## compare with other OCR programs; CORPUS=folder, ARGS="--only a,b"
 	@$(BIN)/ocr-watcher models pull --all
@@ -70,6 +75,8 @@ lock: $(INSTALLED) ## resolve the dependencies anew
 		--extra dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-deps \
 		--custom-compile-command "make lock" requirements-openvino.in -o requirements-openvino.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-deps \
+		--custom-compile-command "make lock" requirements-heic.in -o requirements-heic.lock
 
 clean: ## remove what the targets made, but no image, result or log
 	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/plot .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

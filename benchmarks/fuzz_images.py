@@ -4,7 +4,9 @@ Needs Atheris, which is no dependency of this project: `pip install atheris` (wh
 Whatever the bytes, `ocr_watcher.inputs.table.open_document` must give pictures within their limits or raise
 a `FileError`, within seconds and bounded memory. Branches of `ocr_watcher.inputs` and of Pillow's Python code
 count as coverage; decoders in C run uninstrumented. CORPUS is a folder; small images of every format are put
-into it first. Options with a single dash are libFuzzer's; a finding ends the run and is written beside
+into it first. PDF, AVIF and JPEG 2000 are decoded in a process of their own, where coverage does not reach; a
+new process for each makes these slow (`tests/test_pdf.py` and `test_helped.py` hit them at random as well).
+Options with a single dash are libFuzzer's; a finding ends the run and is written beside
 CORPUS, and `fuzz_images.py CORPUS FINDING` runs that file alone.
 """
 
@@ -12,6 +14,7 @@ CORPUS, and `fuzz_images.py CORPUS FINDING` runs that file alone.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import resource
@@ -29,17 +32,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 with atheris.instrument_imports(include=["PIL", "ocr_watcher.inputs"]):
     from PIL import (
+        AvifImagePlugin,
         BmpImagePlugin,
         GifImagePlugin,
         Image,
+        Jpeg2KImagePlugin,
         JpegImagePlugin,
         MpoImagePlugin,
+        PdfImagePlugin,
         PngImagePlugin,
         TiffImagePlugin,
         WebPImagePlugin,
     )
 
-    from ocr_watcher.inputs.base import DecodeLimits
+    from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
     from ocr_watcher.inputs.table import open_document
 
 from ocr_watcher.errors import FileError
@@ -47,17 +53,28 @@ from ocr_watcher.errors import FileError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ocr_watcher.inputs.base import OpenDocument
+
 PLUGINS = (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     MpoImagePlugin,
+    PdfImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
-LIMITS = DecodeLimits(max_file_bytes=1 << 20, max_pixels=4_000_000, max_side_px=128)
+LIMITS = DecodeLimits(
+    max_file_bytes=1 << 20,
+    max_pixels=4_000_000,
+    max_side_px=128,
+    decode_timeout_s=3,
+    pdf=PdfLimits(page_timeout_s=2),
+)
 # An animated WebP takes 18.5 bytes a pixel, and Pillow's copies of its mode and bands a little more.
 MAX_GROWTH_MB = 160
 # A TIFF of a few kilobytes may hold thousands of pages that share one picture: slow, but no hang.
@@ -87,6 +104,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         "BMP": [{}],
         "GIF": [{}, {"transparency": 0}, {"interlace": False}, animated],
         "WEBP": [{}, {"lossless": True, "exif": exif}, animated],
+        "AVIF": [{}, {"subsampling": "4:4:4"}],
+        "JPEG2000": [{}, {"num_resolutions": 1}, {"tile_size": (16, 16)}],
+        "PDF": [{}, several],
         "TIFF": [
             *({"compression": name} for name in ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate")),
             *({"compression": name} for name in ("jpeg", "group3", "group4", "zstd", "lzma", "webp")),
@@ -160,23 +180,31 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def look_at(document: OpenDocument, index: int) -> None:
+    """Take a page as text where it is, and as a picture."""
+    text = document.page_text(index, LIMITS)
+    assert text is None or all(line.text for line in text.lines)
+    page = document.picture(index, LIMITS)
+    bgr = page.bgr
+    assert bgr.dtype == np.uint8
+    assert bgr.ndim == 3
+    assert bgr.shape[2] == 3
+    assert min(bgr.shape[:2]) >= 1
+    assert max(bgr.shape[:2]) <= LIMITS.max_side_px
+    assert bgr.flags.c_contiguous
+    # The pixels of a PDF are those that its page would have at 300 dpi.
+    assert document.has_separate_pages or page.width_px * page.height_px <= LIMITS.max_pixels
+    assert 0 < page.scale <= 1
+
+
 def load(data: bytes) -> None:
     """Hold the loader to its promise; anything but a `FileError` is a finding."""
     before, peak_before = rss_mb(), peak_mb()
     try:
-        document = open_document(io.BytesIO(data), LIMITS)
-        assert document.pages >= 1
-        for index in range(min(document.pages, MAX_PAGES)):
-            page = document.picture(index, LIMITS)
-            bgr = page.bgr
-            assert bgr.dtype == np.uint8
-            assert bgr.ndim == 3
-            assert bgr.shape[2] == 3
-            assert min(bgr.shape[:2]) >= 1
-            assert max(bgr.shape[:2]) <= LIMITS.max_side_px
-            assert bgr.flags.c_contiguous
-            assert page.width_px * page.height_px <= LIMITS.max_pixels
-            assert 0 < page.scale <= 1
+        with contextlib.closing(open_document(io.BytesIO(data), LIMITS)) as document:
+            assert document.pages >= 1
+            for index in range(min(document.pages, MAX_PAGES)):
+                look_at(document, index)
     except FileError as error:
         assert str(error)  # noqa: PT017 - a record must say something
         assert "\n" not in str(error)  # noqa: PT017

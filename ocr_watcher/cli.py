@@ -363,7 +363,7 @@ def _models_list(asked: argparse.Namespace) -> int:
     for model in models.status(settings.ocr.model_store):
         mark = "*" if model.name == settings.ocr.model else " "
         print(
-            f"{mark} {model.name:<16} {model.state:<8} {model.size_bytes / 1e6:6.1f} MB  "
+            f"{mark} {model.name:<21} {model.state:<8} {model.size_bytes / 1e6:6.1f} MB  "
             f"{model.licence}  for ocr.engine: {', '.join(model.engines)}"
         )
     return ExitCode.OK
@@ -376,7 +376,7 @@ def _models_pull(asked: argparse.Namespace) -> int:
     if asked.names or asked.all:
         # Only the store matters: models can be fetched before the rest of the configuration is right.
         settings = config.load(asked.config)
-        names = asked.names or list(models.CATALOGUE)
+        names = asked.names or list(models.STORED)
     else:
         settings = configuration.load(asked.config)
         names = [settings.ocr.model]
@@ -388,6 +388,8 @@ def _models_pull(asked: argparse.Namespace) -> int:
             )
             print(f"nothing to pull: {settings.ocr.model} comes from {where}")
             return ExitCode.OK
+        if settings.ocr.orientation == "auto":
+            names.append(models.ORIENTATION)
     brought = models.pull(
         names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
     )

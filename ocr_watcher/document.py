@@ -6,8 +6,9 @@ one only where JSON is read (`outputs.sidecar`).
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,12 +18,22 @@ if TYPE_CHECKING:
 Point: TypeAlias = tuple[float, float]
 Polygon: TypeAlias = tuple[Point, ...]
 Box: TypeAlias = tuple[float, float, float, float]
+ReadFrom: TypeAlias = Literal["pixels", "text_layer"]
 
 
 def box_around(polygon: Polygon) -> Box:
     """Upright rectangle around a polygon: left, top, right, bottom, in the polygon's pixels."""
     xs, ys = zip(*polygon, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def line_text(text: str) -> str:
+    """Make of any text what `Line.text` may be, or an empty one: no surrogates, no control characters.
+
+    Line breaks become blanks, so that one line here is one line of the joined text.
+    """
+    valid = text.encode("utf-8", "ignore").decode("utf-8")
+    return "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in valid).strip()
 
 
 @dataclass(frozen=True)
@@ -58,16 +69,30 @@ class Line:
 
 
 @dataclass(frozen=True)
+class PageError:
+    """Why a page could not be read: a code of the error records, and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Page:
     """One page.
 
     Attributes:
         index: Position in the document, from 0.
-        width_px: Width of the source page as a viewer shows it, that is after EXIF orientation.
+        width_px: Width of the source page as a viewer shows it, that is after EXIF orientation. A page of a
+            PDF is measured at 300 dpi. 0 where the page could not be read (`error`), and so is the height.
         height_px: Height of the same.
-        scale: Size of what the engine saw / size of the source, along the longer side; at most 1.
+        scale: Size of what the engine saw / size of the source, along the longer side; at most 1. 1 where
+            nobody had to look.
         lines: In reading order; polygons in pixels of the source page.
         limited: It was read smaller than the settings say, for want of memory.
+        read_from: By looking at it, or out of a PDF's text layer.
+        turned_deg: Clockwise turn that makes the text upright: 0, 90, 180 or 270.
+        dpi: Pixels an inch, where the file says it.
+        error: Why it has no lines, where other pages of the document have.
     """
 
     index: int
@@ -76,6 +101,10 @@ class Page:
     scale: float
     lines: tuple[Line, ...]
     limited: bool = False
+    read_from: ReadFrom = "pixels"
+    turned_deg: int = 0
+    dpi: float | None = None
+    error: PageError | None = None
 
     @property
     def text(self) -> str:
@@ -132,7 +161,7 @@ class Document:
     """Everything that was read from one file, and how.
 
     `pages` can be gone through more than once. Of a long document they come from the state folder one by one,
-    so that memory does not grow with their number. `warnings` are codes: `page_limited`.
+    so that memory does not grow with their number. `warnings` are codes: `page_limited`, `page_failed`.
     """
 
     source: Source

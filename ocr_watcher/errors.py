@@ -46,7 +46,7 @@ class FileError(OcrWatcherError):
     tried again, with growing pauses, for as long as the cause lasts.
     """
 
-    code: ClassVar[str] = "engine_error"
+    code: str = "engine_error"
     retryable: ClassVar[bool] = False
     transient: ClassVar[bool] = False
 
@@ -76,7 +76,10 @@ class UnsupportedFormatError(FileError):
     """The content is no image format that is allowed in."""
 
     code = "unsupported_format"
-    hint = "Save it as PNG, JPEG, TIFF, BMP, WebP or GIF. The content decides, not the file name."
+    hint = (
+        "Save it as PDF, PNG, JPEG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000. "
+        "The content decides, not the file name."
+    )
 
 
 class FileTooLargeError(FileError):
@@ -84,6 +87,20 @@ class FileTooLargeError(FileError):
 
     code = "file_too_large"
     hint = "Raise image.max_file_mb, or scan with stronger compression."
+
+
+class TooManyPagesError(FileError):
+    """More pages than `pdf.max_pages`."""
+
+    code = "too_many_pages"
+    hint = "Raise pdf.max_pages, or split the file."
+
+
+class EncryptedError(FileError):
+    """The document asks for a password that is not in `pdf.passwords`."""
+
+    code = "encrypted"
+    hint = "Add its password to pdf.passwords, or save it without one."
 
 
 class TooManyPixelsError(FileError):
@@ -115,6 +132,30 @@ class MemoryBudgetError(FileError):
 
     code = "out_of_memory"
     hint = "Raise memory.rss_limit_mb, or save the image smaller, or as baseline JPEG, which needs least."
+
+
+class HeavyPageError(FileError):
+    """Decoding a page took more memory than a page may have, at half the size too."""
+
+    code = "out_of_memory"
+    hint = "Print the page to a new PDF at a lower resolution, or save it as an image."
+
+
+class SlowPageError(FileError):
+    """Decoding a page took longer than `pdf.page_timeout_s`, at half the size too."""
+
+    code = "timeout"
+    hint = "Raise pdf.page_timeout_s if the machine is slow; otherwise print the page to a new PDF."
+
+
+class NoPageError(FileError):
+    """Of a document of several pages none can be read; `code` is that of the first."""
+
+    hint = "Open it in the program that is made for it; where it looks well there, print it to a new PDF."
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str = UnreadableError.code) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class EngineError(FileError):

@@ -6,7 +6,7 @@
 #   systemd/install.sh uninstall --purge    those too
 #
 # Running `install` again upgrades: the configuration stays as it is, but for what folders.sh must change (it says
-# what). PYTHON chooses the interpreter, OPENVINO=1 adds OpenVINO.
+# what). PYTHON chooses the interpreter, OPENVINO=1 adds OpenVINO, HEIC=1 the decoder of HEIC photos (GPLv2 wheels).
 set -euo pipefail
 
 source_dir=$(cd "$(dirname "$0")/.." && pwd)
@@ -72,6 +72,9 @@ install_service() {
     "${pip[@]}" --no-deps --no-build-isolation --force-reinstall "$source_dir"
     if [ -n "${OPENVINO:-}" ]; then
         "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-openvino.lock"
+    fi
+    if [ -n "${HEIC:-}" ]; then
+        "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-heic.lock"
     fi
 
     install -m 0644 "$source_dir/README.md" "$prefix/README.md"

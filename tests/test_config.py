@@ -335,7 +335,7 @@ SECTION_KEYS = {
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
-TOP = "watch, queue, image, ocr, memory, retry, logging, state_dir"
+TOP = "watch, queue, image, pdf, ocr, memory, retry, logging, state_dir"
 
 
 @pytest.mark.parametrize(

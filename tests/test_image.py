@@ -789,18 +789,15 @@ def test_preallocated_file_counts_as_interrupted_copy() -> None:
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (b"%PDF-1.7\n%\xe2\xe3", "PDF"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"\n <html lang='de'>", "HTML"),
         (b"<?xml version='1.0'?>\n<svg xmlns='x'>", "SVG"),
         (b"<svg>", "SVG"),
         (b"<?xml version='1.0'?><note/>", "XML"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
         (b"\0\0\0\x1cftypisom\0\0\0\0", "video"),
         (b"PK\x03\x04\x14\0", "ZIP"),
         (b"8BPS\0\x01", "Photoshop"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
         (b"\0\0\x01\0\x01\0", "icon"),
         (b"Invoice 17\ndue on Friday\n", "text"),
         ("Grüße\n".encode() * 1000, "text"),
@@ -814,7 +811,7 @@ def test_strangers_are_named(start: bytes, words: str) -> None:
 
 
 def test_formats_pillow_knows_but_we_do_not_allow() -> None:
-    for file_format in ("PPM", "TGA", "PCX", "ICO", "JPEG2000", "AVIF", "EPS", "PDF"):
+    for file_format in ("PPM", "TGA", "PCX", "ICO", "EPS"):
         with pytest.raises(UnsupportedFormatError):
             read(encode(picture(), file_format))
 

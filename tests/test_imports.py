@@ -31,6 +31,7 @@ ONLY_IN = {
     "watchdog": ("inbox",),
     "PIL": ("inputs", "ocr"),
     "cv2": ("inputs",),
+    "pypdfium2_raw": ("inputs",),
     "paddleocr": ("ocr",),
     "paddlex": ("ocr",),
     "paddle": ("ocr",),

@@ -141,7 +141,7 @@ def test_a_file_in_the_queue_or_in_hand_is_not_queued_twice() -> None:
 
 def test_what_is_not_wanted_is_not_even_looked_at() -> None:
     world = World()
-    for path in ("/in/a.pdf", "/in/.hidden/a.png", "/in/@eaDir/a.png", "/elsewhere/a.png", "/in/.a.png"):
+    for path in ("/in/a.docx", "/in/.hidden/a.png", "/in/@eaDir/a.png", "/elsewhere/a.png", "/in/.a.png"):
         world.intake.notice(world.add(path), closed=True)
     world.pass_(5.0)
     assert world.queue == []

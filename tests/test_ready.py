@@ -84,7 +84,7 @@ def test_wanted(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "a.pdf",
+        "a.docx",
         "png",
         ".png",
         "a.png.tmp",

@@ -29,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from ocr_watcher import names
 from ocr_watcher.config import DEFAULT_EXTENSIONS
 from ocr_watcher.inputs.table import FAMILIES
+from tests import pdfs
 from tests.support import daemon, error_of, sidecar_of, until, write_config
 from tests.test_image import encode, one_frame_webp, png_header, run_length_bmp, tiff, tiff_page, tiled
 
@@ -415,16 +416,26 @@ def wholes() -> dict[str, bytes]:
         "lossless.webp": encode(drawn("RGBA"), "WEBP", lossless=True),
         "animated.webp": encode(drawn(), "WEBP", save_all=True, append_images=[drawn("L")]),
         "frames.gif": encode(drawn("P"), "GIF", save_all=True, append_images=[drawn("L")]),
+        "scan.pdf": encode(drawn(), "PDF"),
+    }
+
+
+def wholes_of_boxes() -> dict[str, bytes]:
+    """The same, of formats whose first twelve bytes do not tell what they are."""
+    return {
+        "picture.avif": encode(drawn(), "AVIF"),
+        "picture.jp2": encode(drawn(), "JPEG2000"),
     }
 
 
 def cut_and_hit() -> Iterator[Animal]:
     chance = random.Random(20)  # noqa: S311 - repeatable, not secret
-    for name, data in wholes().items():
+    for name, data in (wholes() | wholes_of_boxes()).items():
         for number in range(3):
             length = chance.randrange(1, len(data))
             yield Animal(f"cut-{number}-{name}", data[:length], DAMAGED)
-        yield Animal(f"cut-header-{name}", data[: chance.randrange(1, 12)], TRUNCATED)
+        if name in wholes():
+            yield Animal(f"cut-header-{name}", data[: chance.randrange(1, 12)], TRUNCATED)
         for number in range(4):
             broken = bytearray(data)
             reach = len(data) if number % 2 else 120
@@ -459,6 +470,28 @@ def misnamed() -> Iterator[Animal]:
         yield Animal(name, data, OK, text=True)
 
 
+def documents() -> Iterator[Animal]:
+    """PDFs: with a text layer, locked, of odd sizes, with a bad page, and what would take gigabytes."""
+    yield Animal("pdf-text.pdf", pdfs.prose(), OK)
+    yield Animal("pdf-locked.pdf", pdfs.locked("1234"), frozenset({"encrypted"}))
+    yield Animal("pdf-without-pages.pdf", pdfs.Pdf().bytes(), frozenset({"unreadable"}))
+    for number, size in enumerate(((1 << 31, 1 << 31), (14_400, 1), (0, 0), (-5, 100))):
+        yield Animal(f"pdf-size-{number}.pdf", pdfs.prose(size=size), OK)
+    made = pdfs.Pdf()
+    for _ in range(3):
+        made.page(pdfs.text(*pdfs.PROSE))
+    made.objects[made.pages[1]] = b"null"
+    yield Animal("pdf-bad-page.pdf", made.bytes(), OK)
+    for build in (pdfs.many_operators, pdfs.nested_forms, pdfs.progressive, pdfs.soft_mask):
+        yield Animal(f"pdf-{build.__name__}.pdf", build(), frozenset({"out_of_memory"}))
+    lying = bytearray(encode(Image.new("RGB", (6000, 6000), "white"), "AVIF"))
+    at = lying.index(b"ispe") + 8
+    lying[at : at + 8] = struct.pack(">II", 60, 40)
+    yield Animal("lying.avif", bytes(lying), frozenset({"out_of_memory", "unreadable"}))
+    bomb = encode(Image.new("RGB", (9500, 9500), "white"), "JPEG2000", quality_layers=[100])
+    yield Animal("bomb.jp2", bomb, OK)
+
+
 def strangers() -> Iterator[Animal]:
     chance = random.Random(30)  # noqa: S311 - repeatable, not secret
     archive = io.BytesIO()
@@ -477,8 +510,8 @@ def strangers() -> Iterator[Animal]:
         ("json.bmp", json.dumps({"schema": "ocr-watcher/1"}).encode(), UNSUPPORTED),
         ("archive.png", archive.getvalue(), UNSUPPORTED),
         ("packed.gif", gzip.compress(encode(drawn(), "GIF")), UNSUPPORTED),
-        ("document.tif", pdf, UNSUPPORTED),
-        ("document-cut.tiff", pdf[: len(pdf) // 2], UNSUPPORTED),
+        ("document.tif", pdf, OK),
+        ("document-cut.tiff", pdf[: len(pdf) // 2], TRUNCATED),
         ("photo.jpe", b"\0\0\0\x18ftypheic" + bytes(400), UNSUPPORTED),
         ("program.png", b"\x7fELF\x02\x01\x01" + bytes(900), UNSUPPORTED),
         ("sound.webp", b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), UNSUPPORTED),
@@ -511,6 +544,7 @@ HOUSES: tuple[Callable[[], Iterator[Animal]], ...] = (
     metadata,
     cut_and_hit,
     misnamed,
+    documents,
     strangers,
 )
 

@@ -6,6 +6,7 @@ validated. This module never looks whether a folder or a model exists: the modul
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import re
@@ -29,7 +30,12 @@ MODEL_STORE_VARIABLE = "OCR_WATCHER_MODEL_STORE"
 """Environment variable that is used where `ocr.model_store` is not set. A relative path in it is relative to
 the current folder."""
 
-DEFAULT_EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+DEFAULT_EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pdf", ".avif", ".jp2", ".j2k", ".jpf"),
+    # Its decoder is an extra; without it these names are as good as any other.
+    *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),
+)
 
 DEFAULT_IGNORE = (
     # Hidden files, then the names that programs give to unfinished files.
@@ -250,6 +256,16 @@ class ImageSettings(Section):
     max_side_px: int = Field(default=1024, gt=0, le=65_535)
 
 
+class PdfSettings(Section):
+    """Limits on one PDF, and how it is read. `max_file_mb` is in MiB."""
+
+    max_file_mb: _Positive = Field(default=100.0, le=100_000)
+    max_pages: int = Field(default=2000, gt=0, le=1_000_000)
+    page_timeout_s: _Positive = Field(default=30.0, le=_DAY_S)
+    text: Literal["auto", "layer", "ocr"] = "auto"
+    passwords: Annotated[tuple[_Text, ...], BeforeValidator(_list)] = Field(default=(), repr=False)
+
+
 class OcrSettings(Section):
     """The engine. `model` is a name or the absolute path of a folder; `model_store` always has a value."""
 
@@ -261,6 +277,7 @@ class OcrSettings(Section):
         default=None, validate_default=True
     )
     lang: _Text | None = None
+    orientation: Literal["auto", "off"] = "auto"
     threads: int = Field(default=0, ge=0, le=1024)
     min_score: float = Field(default=0.0, ge=0, le=1)
     params: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
@@ -357,6 +374,7 @@ class Settings(Section):
     watch: WatchSettings = Field(default_factory=WatchSettings)
     queue: QueueSettings = Field(default_factory=QueueSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
+    pdf: PdfSettings = Field(default_factory=PdfSettings)
     ocr: OcrSettings = Field(default_factory=OcrSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)

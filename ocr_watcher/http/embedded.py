@@ -95,7 +95,7 @@ class Base64Decoder:
         return out
 
 
-_ESCAPE = re.compile(rb"\\\\(u[0-9a-fA-F]{4}|[^u])", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(u[0-9a-fA-F]{4}|[^u])", re.DOTALL)
 _ESCAPES: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ocr_watcher.document import Polygon
+    from ocr_watcher.document import Line, Polygon
+
+
+@dataclass(frozen=True)
+class PdfLimits:
+    """What a PDF may cost, and how it is read: the `pdf` section of the configuration.
+
+    Attributes:
+        max_file_bytes: Bytes of the file.
+        max_pages: Pages of the document.
+        page_timeout_s: Seconds that opening the document, or decoding a page of it, may take.
+        text: As `pdf.text`.
+        passwords: Tried in their order.
+    """
+
+    max_file_bytes: int = 100 << 20
+    max_pages: int = 2000
+    page_timeout_s: float = 30.0
+    text: Literal["auto", "layer", "ocr"] = "auto"
+    passwords: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -18,13 +37,15 @@ class DecodeLimits:
     """What a file may cost.
 
     Attributes:
-        max_file_bytes: Bytes of the file.
+        max_file_bytes: Bytes of the file, if it is an image.
         max_pixels: Pixels of one page, by its header.
         max_side_px: Longer side of the picture handed out.
         max_page_pixels: Pixels of the picture handed out: what the memory that is left allows.
         max_decode_mb: MiB that decoding may take now.
         max_decode_mb_ever: MiB that decoding could take in a fresh process on an idle machine: a page that
             needs more is refused for good, one that needs less is tried again later.
+        decode_timeout_s: Seconds that a helper process may take over a picture.
+        pdf: What holds for a PDF.
     """
 
     max_file_bytes: int
@@ -33,6 +54,8 @@ class DecodeLimits:
     max_page_pixels: float = math.inf
     max_decode_mb: float = math.inf
     max_decode_mb_ever: float = math.inf
+    decode_timeout_s: float = 60.0
+    pdf: PdfLimits = PdfLimits()
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -43,11 +66,13 @@ class Picture:
         bgr: uint8, (height, width, 3), C-contiguous, blue first; upright, at most `max_side_px` long.
         width_px: Width of the source page as a viewer shows it, that is after EXIF orientation.
         height_px: Height of the same.
+        dpi: Pixels of the source an inch, where the file says it.
     """
 
     bgr: NDArray[np.uint8]
     width_px: int
     height_px: int
+    dpi: float | None = None
 
     @property
     def scale(self) -> float:
@@ -70,6 +95,25 @@ class Picture:
         )
 
 
+@dataclass(frozen=True)
+class PageText:
+    """A page whose text is in the file, so that nobody has to look at it.
+
+    Attributes:
+        width_px: As in `Picture`.
+        height_px: As in `Picture`.
+        lines: In the order of the file, which is that of reading; score 1, polygons in pixels of the page.
+        turned_deg: As in `document.Page`.
+        dpi: As in `Picture`.
+    """
+
+    width_px: int
+    height_px: int
+    lines: tuple[Line, ...]
+    turned_deg: int = 0
+    dpi: float | None = None
+
+
 class OpenDocument(Protocol):
     """A file that was opened and whose structure was checked; nothing of it is decoded yet.
 
@@ -79,6 +123,20 @@ class OpenDocument(Protocol):
     @property
     def pages(self) -> int:
         """How many pages it has, at least 1."""
+
+    @property
+    def has_separate_pages(self) -> bool:
+        """Whether a page that cannot be read says nothing of the others.
+
+        In a TIFF it says that the file was cut off, or is one that no decoder should go on with.
+        """
+
+    def page_text(self, index: int, limits: DecodeLimits) -> PageText | None:
+        """Give the text of page `index` where the file itself has it; None where `picture` is to be read.
+
+        Raises:
+            FileError: As `picture`.
+        """
 
     def picture(self, index: int, limits: DecodeLimits) -> Picture:
         """Decode page `index` (from 0) and bring it to size. May be asked for any page, and again.
@@ -109,10 +167,13 @@ class Family(Protocol):
         within the family's mark is of the family too: it was cut off.
         """
 
+    def max_file_bytes(self, limits: DecodeLimits) -> int:
+        """Give how many bytes a file of this family may have."""
+
     def open(self, file: BinaryIO, limits: DecodeLimits) -> OpenDocument:
         """Open a file that `sniff` recognised. Where the file stands does not matter.
 
-        How much of the file is read, and which limit on its size holds, is the family's business.
+        How much of the file is read is the family's business.
 
         Raises:
             FileError: As `inputs.table.open_document`.

@@ -48,20 +48,29 @@ def read_whole(file: BinaryIO, limits: DecodeLimits) -> bytes:
     return _read(file, check_size(file, limits))
 
 
-def check_size(file: BinaryIO, limits: DecodeLimits) -> int:
+def check_size(
+    file: BinaryIO, limits: DecodeLimits, *, at_most: int | None = None, hint: str | None = None
+) -> int:
     """Give the size of a file in bytes.
+
+    Args:
+        file: Wherever it stands.
+        limits: Of which `max_file_bytes` holds, unless `at_most` says another number of bytes.
+        at_most: See `limits`.
+        hint: What to do about a file that is larger, where that is not the usual.
 
     Raises:
         AccessError: The operating system does not say.
-        FileTooLargeError: It is more than `limits.max_file_bytes`.
+        FileTooLargeError: It is more than allowed.
     """
+    at_most = limits.max_file_bytes if at_most is None else at_most
     try:
         size_bytes = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise AccessError(f"the file cannot be read: {error.strerror or error}") from error
-    if size_bytes > limits.max_file_bytes:
+    if size_bytes > at_most:
         raise FileTooLargeError(
-            f"the file has {_mib(size_bytes)} MiB; the limit is {_mib(limits.max_file_bytes)} MiB"
+            f"the file has {_mib(size_bytes)} MiB; the limit is {_mib(at_most)} MiB", hint=hint
         )
     return size_bytes
 

@@ -31,30 +31,12 @@ if TYPE_CHECKING:
 
     from PIL.ImageFile import ImageFile
 
+    from ocr_watcher.inputs.base import PageText
+
 # What decoding takes beside the stored pixels: read buffers and bands of about a megapixel.
 _DECODE_SHARE = 1.15
 # Decoders keep a few rows beside the picture, which counts where a row is a hundred million pixels long.
 _ROWS = 3
-
-_UPRIGHT: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-_QUARTER_TURNS = frozenset(
-    {
-        Image.Transpose.TRANSPOSE,
-        Image.Transpose.ROTATE_270,
-        Image.Transpose.TRANSVERSE,
-        Image.Transpose.ROTATE_90,
-    }
-)
-
 
 # -- what a family says about itself -------------------------------------------------------------
 
@@ -144,6 +126,10 @@ class RasterFamily:
     cost: Callable[[ImageFile, bytes, tuple[int, int]], Cost] = stored
     decode: Callable[[ImageFile, bytes], Decoded] = load
 
+    def max_file_bytes(self, limits: DecodeLimits) -> int:
+        """See `Family`."""
+        return limits.max_file_bytes
+
     def open(self, file: BinaryIO, limits: DecodeLimits) -> RasterDocument:
         """See `Family`; the file is no longer than `limits.max_file_bytes`."""
         return RasterDocument(self, file, limits)
@@ -172,6 +158,15 @@ class RasterDocument:
     def pages(self) -> int:
         """How many there are."""
         return len(self._frames)
+
+    @property
+    def has_separate_pages(self) -> bool:
+        """See `OpenDocument`."""
+        return False
+
+    def page_text(self, _index: int, _limits: DecodeLimits) -> PageText | None:
+        """See `OpenDocument`."""
+        return None
 
     def picture(self, index: int, limits: DecodeLimits) -> Picture:
         """See `OpenDocument`."""
@@ -240,7 +235,7 @@ def _picture(family: RasterFamily, image: ImageFile, data: bytes, limits: Decode
         if turn is not None:
             small = small.transpose(turn)
         bgr = to_bgr(small)
-    if turn in _QUARTER_TURNS:
+    if turn in pillow.QUARTER_TURNS:
         width, height = height, width
     return Picture(bgr, width, height)
 
@@ -263,7 +258,7 @@ def _turn(image: ImageFile) -> Image.Transpose | None:
     """Give what turns a loaded image upright; broken EXIF means that it already is."""
     try:
         # After loading, because PNG may keep its EXIF behind the pixels.
-        return _UPRIGHT.get(pillow.orientation(image))
+        return pillow.UPRIGHT.get(pillow.orientation(image))
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - as with any decoder, anything may come out of hostile bytes

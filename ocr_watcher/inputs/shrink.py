@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    import numpy as np
     from numpy.typing import NDArray
 
 # Word F1 on scanned receipts brought to 1024 px, PP-OCRv6 small / tiny: BILINEAR 0.941 / 0.883, LANCZOS
@@ -27,7 +27,8 @@ _GAP = 2.0
 _BAND_PIXELS = 1 << 20
 
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-_DEEP = _SIXTEEN_BIT | {"I", "F"}
+DEEP = _SIXTEEN_BIT | {"I", "F"}
+"""Modes of more than eight bits."""
 _GREY = frozenset({"1", "L"})
 
 
@@ -82,9 +83,9 @@ def shrink(
         # Nothing to convert, nothing to average: no copy before the one that is wanted.
         if across == down == 1 and image.mode in {"L", "RGB"} and not image.has_transparency_data:
             return image.resize(target, _RESAMPLE, box=(0.0, 0.0, *extent))
-        if image.mode in _DEEP:
+        if image.mode in DEEP:
             levels = _levels(image)[::-1] if white_is_zero else _levels(image)
-        grey = image.mode in _DEEP or (image.mode in _GREY and not image.has_transparency_data)
+        grey = image.mode in DEEP or (image.mode in _GREY and not image.has_transparency_data)
     reduced = Image.new("L" if grey else "RGB", (-(-width // across), -(-height // down)))
     for left, top, band in _bands(image, across, down):
         with decoder():  # palettes and transparency are the file's own words
@@ -95,6 +96,8 @@ def shrink(
 
 def to_bgr(image: Image.Image) -> NDArray[np.uint8]:
     """Copy a picture in mode L or RGB: uint8, (height, width, 3), C-contiguous, blue first."""
+    import numpy as np  # noqa: PLC0415 - a helper process has no NumPy
+
     image = image if image.mode == "RGB" else image.convert("RGB")
     # Pillow swaps red and blue several times faster than NumPy.
     flat = np.frombuffer(bytearray(image.tobytes("raw", "BGR")), np.uint8)
@@ -117,7 +120,7 @@ def _bands(image: Image.Image | Raster, across: int, down: int) -> Iterator[tupl
 
 def _plain(band: Image.Image, levels: tuple[float, float]) -> Image.Image:
     """Convert to L or RGB, what is transparent becoming white; `levels` as from `_levels`."""
-    if band.mode in _DEEP:
+    if band.mode in DEEP:
         return _eight_bit(band, levels)
     if band.mode == "La":
         band = band.convert("LA")  # the only conversion it has
@@ -137,6 +140,8 @@ def _levels(image: Image.Image) -> tuple[float, float]:
     black; unlike a stretch from the smallest to the largest value, it does not turn the grain of an
     empty page into a picture. For I and F nothing says what white is: the smallest and largest value.
     """
+    import numpy as np  # noqa: PLC0415 - a helper process has no NumPy
+
     low, high = math.inf, -math.inf
     for _, _, band in _bands(image, 1, 1):
         values = np.asarray(band)
@@ -151,6 +156,8 @@ def _levels(image: Image.Image) -> tuple[float, float]:
 
 
 def _eight_bit(band: Image.Image, levels: tuple[float, float]) -> Image.Image:
+    import numpy as np  # noqa: PLC0415 - a helper process has no NumPy
+
     values = np.asarray(band).astype(np.float64)
     black, white = levels
     if black == white:  # a blank page

@@ -7,13 +7,9 @@ import re
 from ocr_watcher.errors import FileError, TruncatedError, UnsupportedFormatError
 
 _STRANGERS = (
-    (rb"%PDF-", "a PDF document"),
     (rb"%!PS", "a PostScript document"),
     (rb"PK\x03\x04", "a ZIP archive or an Office document"),
-    (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "a HEIC photo"),
-    (rb".{4}ftypavi[fs]", "an AVIF image"),
     (rb".{4}ftyp", "a video"),
-    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
     (rb"8BPS", "a Photoshop document"),
     (rb"AT&TFORM", "a DjVu document"),

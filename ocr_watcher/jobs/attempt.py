@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
-from ocr_watcher.document import Document, MemoryUse, Source, Timing
+from ocr_watcher.document import Document, MemoryUse, Page, PageError, Source, Timing
 from ocr_watcher.errors import (
     ChangedError,
     EngineCrashedError,
@@ -21,13 +21,16 @@ from ocr_watcher.errors import (
     EngineLostError,
     FileError,
     JobTimeoutError,
+    NoPageError,
     ShortOfMemoryError,
+    SlowPageError,
     VanishedError,
 )
 from ocr_watcher.inbox.files import access_error, open_file, open_folder, stat_file
 from ocr_watcher.job import Outcome, Stamp
 from ocr_watcher.jobs.observers import JobEnded
 from ocr_watcher.jobs.pages import Pages
+from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict, judge
 from ocr_watcher.outputs import commit, sidecar
 
@@ -59,6 +62,9 @@ _WORTH_A_RECYCLE_MB = 100
 # A long document lets others go first after this time (s): long enough that opening it again costs little,
 # short enough that somebody who drops a receipt beside a thousand pages sees it read.
 _TURN_S = 30.0
+# After so many pages in a row that took too much time or memory, the rest of the document is not tried: two
+# thousand such pages would take a day.
+_COSTLY_PAGES = 5
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Attempt:
         self._started = 0.0
         self._rss_before_mb = 0.0
         self._number = 1
+        self._used_up: FileError | None = None
         self._sha256: str | None = None
         self._pages: Pages | None = None
         self._document: Document | None = None
@@ -173,11 +180,16 @@ class Attempt:
         )
 
     def _check_attempts(self, known: Attempts) -> None:
-        """Raise what used up the last try, where every try is used up."""
+        """Raise what used up the last try, where every try is used up.
+
+        Where pages are kept, that was the next page: `_read` looks whether the others can do without it.
+        """
         if known.count >= self._tools.max_attempts:
             self._number = known.count
             cause = _LAST_ERRORS.get(known.code, EngineCrashedError)
-            raise cause(known.message or f"the process ended {known.count} times in this file")
+            self._used_up = cause(known.message or f"the process ended {known.count} times in this file")
+            if not self._tools.journal.keeps_pages(self._job.path):
+                raise self._used_up
 
     def _as_file_error(self, raised: BaseException) -> FileError:
         """The error of the file that stands for whatever was raised."""
@@ -224,13 +236,16 @@ class Attempt:
     def _read(self, file: BufferedReader) -> Pages:
         """Every page of the open file, beginning with the first that was not read before."""
         job, tools = self._job, self._tools
-        if job.stamp.size_bytes <= tools.limits.max_file_bytes:
+        if job.stamp.size_bytes <= tools.reader.max_file_bytes(file, tools.limits):
+            file.seek(0)
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         opened = tools.reader.open(file, tools.limits)
         try:
             key = f"{self._sha256}:{tools.settings_key}"
             pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
             first = len(pages)
+            if self._used_up is not None and first == 0:
+                raise self._used_up  # those that were kept are of another version
             if first:
                 tools.observer.resumed(job, first, opened.pages)
             for index in range(first, opened.pages):
@@ -240,18 +255,60 @@ class Attempt:
                 self._read_page(opened, index, pages)
         finally:
             opened.close()
+        if pages.first_error is not None and pages.failed == len(pages):
+            reason = pages.first_error.message
+            raise NoPageError(
+                f"none of {len(pages)} pages can be read: {reason}", code=pages.first_error.code
+            )
         return pages
 
     def _read_page(self, opened: OpenDocument, index: int, pages: Pages) -> None:
         job, tools = self._job, self._tools
-        read = tools.reader.page(
-            opened,
-            index,
-            self._limits(),
-            shrunk=lambda side_px, why: tools.observer.out_of_memory(job, index, side_px, why),
-        )
+        try:
+            self._check_page(pages)
+            read = tools.reader.page(
+                opened,
+                index,
+                self._limits(),
+                shrunk=lambda side_px, why: tools.observer.out_of_memory(job, index, side_px, why),
+            )
+        except _ANYTHING as raised:
+            if isinstance(raised, Interruption):
+                raise
+            error = self._as_file_error(raised)
+            if not self._spares(opened, error):
+                if error is raised:
+                    raise
+                raise error from raised
+            tools.observer.page_failed(job, index, opened.pages, error)
+            read = PageRead(Page(index, 0, 0, 1.0, (), error=PageError(error.code, str(error))))
+        else:
+            tools.observer.page_read(job, read, opened.pages)
         pages.add(read)
-        tools.observer.page_read(job, read, opened.pages)
+        self._used_up = None
+        if opened.pages > 1:
+            self._number = 1  # attempts count for the page at hand
+
+    def _check_page(self, pages: Pages) -> None:
+        """Raise what is known of the next page before it is tried."""
+        if self._used_up is not None:
+            raise self._used_up
+        if pages.costly >= _COSTLY_PAGES:
+            raise SlowPageError(
+                f"not tried, because each of the {pages.costly} pages before it took too much"
+            )
+
+    def _spares(self, opened: OpenDocument, error: FileError) -> bool:
+        """Whether the other pages are read although this one cannot be."""
+        last_try = self._number >= self._tools.max_attempts
+        return (
+            opened.has_separate_pages
+            and opened.pages > 1
+            and self._job.settled  # otherwise it may not be complete
+            and not error.transient
+            and not isinstance(error, EngineLostError)
+            and (last_try or not error.retryable)
+        )
 
     def _between_pages(self) -> None:
         """End here, with what was read kept, where the service stops, is to be recycled, or others wait."""
@@ -317,7 +374,10 @@ class Attempt:
                 total_s=self._tools.clock() - self._job.queued_at,
             ),
             memory=MemoryUse(self._rss_before_mb, memory.rss_mb, memory.peak_rss_mb),
-            warnings=("page_limited",) if pages.limited else (),
+            warnings=(
+                *(("page_limited",) if pages.limited else ()),
+                *(("page_failed",) if pages.failed else ()),
+            ),
         )
 
     def _write_error(self, folder: int, error: FileError, verdict: Verdict) -> tuple[Verdict, FileError]:

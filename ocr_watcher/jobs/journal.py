@@ -157,6 +157,15 @@ class Journal:
 
         return self._do(act, 0)
 
+    def keeps_pages(self, path: str) -> bool:
+        """Whether any page of `path` is kept, by whatever key."""
+
+        def act(db: sqlite3.Connection) -> bool:
+            rows = db.execute("SELECT 1 FROM pages WHERE path = ? LIMIT 1", (os.fsencode(path),))
+            return rows.fetchone() is not None
+
+        return self._do(act, otherwise=False)
+
     def keep_page(self, path: str, key: str, page: int, content: bytes) -> bool:
         """Keep a page that was read; from now on attempts count for the next one. False where it failed."""
 

@@ -63,6 +63,9 @@ class Observer:
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         """Page `index` ran out of memory at this size (longer side); it is read smaller."""
 
+    def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
+        """Page `index` of `pages` cannot be read; the others are read all the same."""
+
     def unexpected(self, job: Job, error: BaseException) -> None:
         """Something raised what nobody expected: a bug, told as an `engine_error` of the file."""
 
@@ -107,6 +110,9 @@ class Observers(Observer):
 
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         self._tell("out_of_memory", job, index, side_px, why)
+
+    def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
+        self._tell("page_failed", job, index, pages, error)
 
     def unexpected(self, job: Job, error: BaseException) -> None:
         self._tell("unexpected", job, error)
@@ -157,6 +163,17 @@ class LogObserver(Observer):
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         self._log.warning(
             "ocr.out_of_memory", path=job.path, page=index + 1, max_side_px=side_px, message=why
+        )
+
+    def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
+        self._log.warning(
+            "page.failed",
+            path=job.path,
+            page=index + 1,
+            pages=pages,
+            code=error.code,
+            message=str(error),
+            hint=error.hint,
         )
 
     def unexpected(self, job: Job, error: BaseException) -> None:

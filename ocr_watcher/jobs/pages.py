@@ -11,15 +11,17 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ocr_watcher.errors import StateError
+from ocr_watcher.errors import HeavyPageError, SlowPageError, StateError
 from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.outputs.sidecar import page_dict, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ocr_watcher.document import Page
+    from ocr_watcher.document import Page, PageError
     from ocr_watcher.jobs.journal import Journal
+
+_COSTLY = frozenset({SlowPageError.code, HeavyPageError.code})
 
 
 class Pages:
@@ -37,6 +39,9 @@ class Pages:
         self.load_s = 0.0
         self.ocr_s = 0.0
         self.limited = False
+        self.failed = 0
+        self.costly = 0  # that took too much time or memory, in a row up to the last
+        self.first_error: PageError | None = None
         kept = journal.pages(path, key) if total > 1 else 0
         for index in range(min(kept, total)):
             self._note(self._kept(index))
@@ -72,6 +77,10 @@ class Pages:
         self.load_s += read.load_s
         self.ocr_s += read.ocr_s
         self.limited = self.limited or read.page.limited
+        error = read.page.error
+        self.failed += error is not None
+        self.first_error = self.first_error or error
+        self.costly = self.costly + 1 if error is not None and error.code in _COSTLY else 0
 
     def _kept(self, index: int) -> PageRead:
         content = self._journal.page(self._path, self._key, index)

