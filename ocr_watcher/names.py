@@ -91,17 +91,18 @@ def is_leftover(name: str) -> bool:
 
 # -- in the spool of the HTTP server -----------------------------------------------------------
 
-_ID = re.compile(r"[0-9a-f]{32}")
+_STEM = re.compile(r"[0-9a-f]{32}")
+_LONGEST_ID: Final = 100
 
 
 def new_id() -> str:
-    """A job's name, which nobody can guess: 128 random bits in hexadecimal."""
+    """A job's id, which nobody can guess: 128 random bits in hexadecimal."""
     return secrets.token_hex(16)
 
 
-def is_id(text: str) -> bool:
-    """Whether `text` may be a job's name."""
-    return _ID.fullmatch(text) is not None
+def stem_of(job: str) -> str:
+    """The name of a job's files. The id cannot be told from it: names of files are in logs, ids open results."""
+    return hashlib.sha256(job[:_LONGEST_ID].encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def ticket_of(document: str) -> str:
@@ -113,19 +114,19 @@ _UPLOAD_SUFFIX: Final = ".upload"
 SERVER_LOCK: Final = ".server"
 
 
-def upload_of(job: str) -> str:
+def upload_of(stem: str) -> str:
     """A document while it comes in."""
-    return f".{job}{_UPLOAD_SUFFIX}"
+    return f".{stem}{_UPLOAD_SUFFIX}"
 
 
 def is_upload(name: str) -> bool:
     """Whether a file in the spool is a document that comes in."""
-    return name.endswith(_UPLOAD_SUFFIX) and job_of(name) is not None
+    return name.endswith(_UPLOAD_SUFFIX) and stem_in(name) is not None
 
 
-def job_of(name: str) -> str | None:
-    """The job that a file in the spool belongs to; None where it is none of ours."""
-    match = _ID.match(name.removeprefix("."))
+def stem_in(name: str) -> str | None:
+    """What names the job that a file in the spool belongs to; None where it is none of ours."""
+    match = _STEM.match(name.removeprefix("."))
     return match[0] if match is not None and match.string[match.end() :].startswith(".") else None
 
 

@@ -383,6 +383,17 @@ class Settings(Section):
     http: HttpSettings | None = None
     source: Path | None = Field(default=None, exclude=True)
 
+    def served(self, host: str | None = None, port: int | None = None) -> HttpSettings:
+        """What the HTTP server goes by: the section, or its defaults; `host` and `port` replace what they say."""
+        http = self.http or HttpSettings.model_validate({"spool": f"{self.state_dir}-http"})
+        given = {"host": host, "port": port}
+        return http.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+    @property
+    def inboxes(self) -> tuple[Path, ...]:
+        """Every folder that the daemon works on: the inboxes, and the spool of the HTTP server."""
+        return (*self.watch.inbox, *((self.http.spool,) if self.http is not None else ()))
+
     @field_validator("logging")
     @classmethod
     def _log_outside(cls, logging: LoggingSettings, info: ValidationInfo) -> LoggingSettings:

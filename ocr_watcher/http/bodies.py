@@ -33,7 +33,13 @@ _MAX_PARTS: Final = 32
 _MAX_FIELD_BYTES: Final = 1 << 16
 _BLOCK_BYTES: Final = 1 << 16
 # What aiohttp raises over a body that is not what its head says.
-_MALFORMED: Final = (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError, ClientPayloadError)
+_MALFORMED: Final = (
+    ValueError,
+    AssertionError,
+    HttpProcessingError,
+    web.RequestPayloadError,
+    ClientPayloadError,
+)
 
 _T = TypeVar("_T")
 
@@ -53,7 +59,10 @@ class Body:
         self._began = time.monotonic()
         if request.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise Problem(
-                415, "unsupported_encoding", "the body is compressed", hint="Send it without Content-Encoding."
+                415,
+                "unsupported_encoding",
+                "the body is compressed",
+                hint="Send it without Content-Encoding.",
             )
         if (request.content_length or 0) > self._max_bytes:
             raise too_large(max_body_mb)

@@ -75,7 +75,9 @@ class Line:
     def problem(self) -> Problem | None:
         """Why no work is taken in; None where it is."""
         if self.away_s > AWAY_S:
-            return _away("the OCR daemon is not running", "Start `ocr-watcher run` with the same configuration.")
+            return _away(
+                "the OCR daemon is not running", "Start `ocr-watcher run` with the same configuration."
+            )
         if self._running and self._told.pid and self._told.spool != self._spool:
             return _away(
                 "the OCR daemon does not watch the spool",

@@ -71,5 +71,9 @@ def too_large(max_body_mb: float) -> Problem:
 def too_slow() -> Problem:
     """408: the body comes in more slowly than anybody sends."""
     return Problem(
-        408, "too_slow", "the body did not come in time", hint="Send it again.", headers={"Connection": "close"}
+        408,
+        "too_slow",
+        "the body did not come in time",
+        hint="Send it again.",
+        headers={"Connection": "close"},
     )

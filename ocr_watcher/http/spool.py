@@ -25,7 +25,7 @@ from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ocr_watcher.inbox.ticket import Ticket
@@ -41,10 +41,14 @@ _RESERVE_BYTES = 64 << 20
 class Job:
     """A document in the spool. `path` is the document's, `stamp` its version."""
 
-    id: str
     path: str
     stamp: Stamp
     ticket: Ticket
+
+    @property
+    def id(self) -> str:
+        """By what the client knows it."""
+        return self.ticket.id
 
     @property
     def record(self) -> str:
@@ -73,8 +77,9 @@ class Upload:
     def __init__(self, folder: Path, job: str) -> None:
         """Raises OSError."""
         self.id = job
+        self.stem = names.stem_of(job)
         self._folder = folder
-        self._path = folder / names.upload_of(job)
+        self._path = folder / names.upload_of(self.stem)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o600)
         self._committed = False
@@ -98,13 +103,13 @@ class Upload:
             os.fsync(folder)
         finally:
             os.close(folder)
-        return Job(self.id, path, stamp, made)
+        return Job(path, stamp, made)
 
     def close(self) -> None:
         """Let go; what was not committed is gone."""
         os.close(self._fd)
         if not self._committed:
-            for name in (names.upload_of(self.id), names.ticket_of(self.id)):
+            for name in (names.upload_of(self.stem), names.ticket_of(self.stem)):
                 with suppress(OSError):
                     os.unlink(self._folder / name)
 
@@ -135,7 +140,9 @@ class Spool:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / names.SERVER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(
+                self.folder / names.SERVER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
         except OSError as error:
             raise UnavailableError(
                 f"cannot write the spool {self.folder}: {error.strerror}",
@@ -184,18 +191,20 @@ class Spool:
             raise as_problem(error) from error
 
     def find(self, job: str) -> Job | None:
-        """The job of this name; None where there is none."""
-        if not names.is_id(job):
-            return None
-        made = ticket.of_document(str(self.folder / job))
-        if made is None or names.job_of(made.document) != job or os.sep in made.document:
+        """The job of this id; None where there is none."""
+        found = self._find(names.stem_of(job))
+        return found if found is not None and found.id == job else None
+
+    def _find(self, stem: str) -> Job | None:
+        made = ticket.of_document(str(self.folder / stem))
+        if made is None or names.stem_in(made.document) != stem or os.sep in made.document:
             return None
         path = str(self.folder / made.document)
         try:
             status = os.lstat(path)
         except OSError:
             return None
-        return Job(job, path, Stamp.of(status), made) if stat.S_ISREG(status.st_mode) else None
+        return Job(path, Stamp.of(status), made) if stat.S_ISREG(status.st_mode) else None
 
     def state(self, job: Job) -> RecordState:
         """What the records say: `OPEN` and `RETRY` mean that it is still to be read."""
@@ -203,50 +212,44 @@ class Spool:
 
     def unfinished(self) -> list[Job]:
         """Every job without an end, the oldest first. Raises OSError."""
-        found = []
-        for entry in sorted(self.entries(), key=lambda entry: entry.mtime_s):
-            job = names.job_of(entry.name)
-            if job is not None and entry.name == names.ticket_of(job):
-                known = self.find(job)
-                if known is not None and self.state(known) not in (RecordState.DONE, RecordState.FAILED):
-                    found.append(known)
-        return found
+        return [job for job in self._jobs() if self.state(job) not in (RecordState.DONE, RecordState.FAILED)]
 
     def batch(self, batch: str, owner: str) -> list[Job]:
         """The jobs that a client put together under a name, the oldest first. Raises OSError."""
-        found = []
+        return [job for job in self._jobs() if (job.ticket.batch, job.ticket.owner) == (batch, owner)]
+
+    def _jobs(self) -> Iterator[Job]:
+        """Every job, the oldest first. Raises OSError."""
         for entry in sorted(self.entries(), key=lambda entry: entry.mtime_s):
-            job = names.job_of(entry.name)
-            if job is not None and entry.name == names.ticket_of(job):
-                known = self.find(job)
-                if known is not None and (known.ticket.batch, known.ticket.owner) == (batch, owner):
-                    found.append(known)
-        return found
+            stem = names.stem_in(entry.name)
+            if stem is not None and entry.name == names.ticket_of(stem):
+                job = self._find(stem)
+                if job is not None:
+                    yield job
 
     # -- removing ------------------------------------------------------------------------------
 
-    def remove(self, job: str) -> None:
+    def remove(self, job: Job) -> None:
         """Remove everything of a job. What is read at this moment gets no record."""
-        self._remove(job, [entry.name for entry in self.entries()])
+        document = job.ticket.document
+        # The document first: a record that goes before it would have it read again.
+        for name in (document, *names.records_of(document), names.ticket_of(document)):
+            with suppress(OSError):
+                os.unlink(self.folder / name)
 
     def sweep(self, now_s: float | None = None) -> int:
         """Remove what was kept long enough; returns how many jobs that were."""
         entries = self.entries()
         over = expired(entries, time.time() if now_s is None else now_s, self._keep_s)
         if over:
-            by_job = defaultdict(list)
+            by_stem = defaultdict(list)
             for entry in entries:
-                by_job[names.job_of(entry.name)].append(entry.name)
-            for job in over:
-                self._remove(job, by_job[job])
+                by_stem[names.stem_in(entry.name)].append(entry.name)
+            for stem in over:
+                for name in sorted(by_stem[stem], key=_is_made):  # the document first, as in `remove`
+                    with suppress(OSError):
+                        os.unlink(self.folder / name)
         return len(over)
-
-    def _remove(self, job: str, present: Iterable[str]) -> None:
-        # The document first: a record that goes before it would have it read again.
-        own = sorted((name for name in present if names.job_of(name) == job), key=_is_made)
-        for name in own:
-            with suppress(OSError):
-                os.unlink(self.folder / name)
 
 
 def _is_made(name: str) -> bool:
@@ -255,13 +258,13 @@ def _is_made(name: str) -> bool:
 
 
 def expired(entries: Iterable[Entry], now_s: float, keep_s: float) -> list[str]:
-    """The jobs of which everything is to be removed: kept long enough, or without a document."""
-    by_job: dict[str, list[Entry]] = defaultdict(list)
+    """The stems of the jobs of which everything is to be removed: kept long enough, or without a document."""
+    by_stem: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        job = names.job_of(entry.name)
-        if job is not None and not names.is_upload(entry.name):
-            by_job[job].append(entry)
-    return [job for job, own in by_job.items() if _is_expired(own, now_s, keep_s)]
+        stem = names.stem_in(entry.name)
+        if stem is not None and not names.is_upload(entry.name):
+            by_stem[stem].append(entry)
+    return [stem for stem, own in by_stem.items() if _is_expired(own, now_s, keep_s)]
 
 
 def _is_expired(own: list[Entry], now_s: float, keep_s: float) -> bool:
@@ -275,7 +278,10 @@ def _is_expired(own: list[Entry], now_s: float, keep_s: float) -> bool:
 def full() -> Problem:
     """507: the disk is full."""
     return Problem(
-        507, "disk_full", "there is no room for the document on the server's disk", hint="Send it again later."
+        507,
+        "disk_full",
+        "there is no room for the document on the server's disk",
+        hint="Send it again later.",
     )
 
 

@@ -20,6 +20,7 @@ class Ticket:
     """One job.
 
     Attributes:
+        id: By what the client knows the job; whoever knows it may have the result.
         document: Name of the document in the spool.
         name: What the client calls it; "" where it did not say.
         formats: Outputs that were asked for with the upload, keys of `output.formats`.
@@ -28,6 +29,7 @@ class Ticket:
         owner: Who sent it, as a digest of the key; "" where no key was sent.
     """
 
+    id: str
     document: str
     name: str = ""
     formats: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ def parse(content: bytes) -> Ticket | None:
     try:
         fields = json.loads(content)
         return Ticket(
+            id=str(fields["id"]),
             document=str(fields["document"]),
             name=str(fields["name"]),
             formats=tuple(str(kind) for kind in fields["formats"]),

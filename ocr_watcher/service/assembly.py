@@ -187,7 +187,10 @@ def settings_key(settings: Settings, facts: EngineFacts) -> str:
 
 def check_inboxes(settings: Settings) -> None:
     """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
-    for inbox in settings.watch.inbox:
+    if settings.http is not None:
+        with suppress(OSError):  # the check says so
+            settings.http.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for inbox in settings.inboxes:
         access.check_inbox(inbox)
 
 

@@ -88,7 +88,7 @@ class Daemon:
                 others_wait=lambda: not self._jobs.empty(),
             )
         intake = Intake(
-            settings.watch.inbox,
+            settings.inboxes,
             assembly.rules(settings),
             queue_size=settings.queue.max_size,
             offer=self._offer,
@@ -97,7 +97,7 @@ class Daemon:
         )
         events = Events(self._bell.ring)
         watcher = Watcher(
-            settings.watch.inbox,
+            settings.inboxes,
             settings.watch.mode,
             recursive=settings.watch.recursive,
             events=events,
@@ -237,7 +237,7 @@ class Daemon:
             parts.intake.rescan_due = False
             settings = self._settings
             parts.scan = Scan(
-                settings.watch.inbox,
+                settings.inboxes,
                 assembly.rules(settings),
                 parts.intake,
                 recursive=settings.watch.recursive,
@@ -328,7 +328,7 @@ class Daemon:
     def _facts(self) -> dict[str, Any]:
         settings = self._settings
         return {
-            "inbox": [str(inbox) for inbox in settings.watch.inbox],
+            "inbox": [str(inbox) for inbox in settings.inboxes],
             "config": str(settings.source) if settings.source else None,
             "engine": settings.ocr.engine,
             "model": settings.ocr.model,

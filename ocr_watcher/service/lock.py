@@ -45,7 +45,7 @@ def hold_lock(settings: Settings) -> Iterator[None]:
     held = [own]
     try:
         _lock(own, own, state)
-        for inbox in settings.watch.inbox:
+        for inbox in settings.inboxes:
             held.append(os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             _lock(held[-1], own, inbox)
         os.ftruncate(own, 0)

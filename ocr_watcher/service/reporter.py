@@ -99,6 +99,7 @@ class Reporter:
             started_at=now(),
             engine=self._settings.ocr.engine,
             model=self._settings.ocr.model,
+            spool=str(self._settings.http.spool) if self._settings.http is not None else None,
             last_error=before.last_error,
             last_exit=before.last_exit,
         )

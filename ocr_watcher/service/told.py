@@ -81,6 +81,7 @@ class Told:
     rss_mb: float | None = None
     peak_rss_mb: float | None = None
     updated_at: str | None = None
+    spool: str | None = None
 
 
 @dataclass(frozen=True)
