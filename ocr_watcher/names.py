@@ -101,7 +101,7 @@ def new_id() -> str:
 
 
 def stem_of(job: str) -> str:
-    """The name of a job's files. The id cannot be told from it: names of files are in logs, ids open results."""
+    """The name of a job's files. An id cannot be told from it: names get into logs, and ids open results."""
     return hashlib.sha256(job[:_LONGEST_ID].encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

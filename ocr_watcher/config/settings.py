@@ -384,7 +384,7 @@ class Settings(Section):
     source: Path | None = Field(default=None, exclude=True)
 
     def served(self, host: str | None = None, port: int | None = None) -> HttpSettings:
-        """What the HTTP server goes by: the section, or its defaults; `host` and `port` replace what they say."""
+        """What the HTTP server goes by: the section, or its defaults; `host` and `port` go before."""
         http = self.http or HttpSettings.model_validate({"spool": f"{self.state_dir}-http"})
         given = {"host": host, "port": port}
         return http.model_copy(update={key: value for key, value in given.items() if value is not None})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import ClientError, web
 
 from ocr_watcher import __version__
+from ocr_watcher.http import shapes
+from ocr_watcher.http.compatible import OcrApi, TikaApi
 from ocr_watcher.http.native import NativeApi
+from ocr_watcher.http.paddleocr_jobs import RESULTS, PaddleOcrJobs
+from ocr_watcher.http.paddlex import Parameters
 from ocr_watcher.http.problems import Problem
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from ocr_watcher.config import Settings
     from ocr_watcher.http.gate import Gate
     from ocr_watcher.http.guard import Guards
     from ocr_watcher.http.service import Service
@@ -30,60 +34,84 @@ _HEADERS: Final = {
     "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-# They tell nothing of any document.
-OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
+# They tell nothing of any document, or only to who knows a job's id.
+_OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
+_OPEN_BELOW: Final = RESULTS + "/"
+_BUG: Final = Problem(500, "bug", "something went wrong on the server", hint="See its log.")
 
 
-def make(service: Service, gate: Gate, guards: Guards, log: FilteringBoundLogger) -> web.Application:
-    """Put the application together."""
+class App:
+    """Answers requests: the gate, a handler, and what went wrong."""
 
-    @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        guard = guards.of(request.transport)
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service,
+        *,
+        gate: Gate,
+        guards: Guards,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._service = service
+        self._gate = gate
+        self._guards = guards
+        self._log = log
+        self._parameters = Parameters(settings)
+
+    def make(self) -> web.Application:
+        """Put the application together."""
+        app = web.Application(middlewares=[web.middleware(self._answer)])
+        app.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz)])
+        for api in (
+            NativeApi(self._service),
+            OcrApi(self._service, self._parameters),
+            TikaApi(self._service),
+            PaddleOcrJobs(self._service, self._parameters),
+        ):
+            app.add_routes(api.routes())
+        return app
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        guard = self._guards.of(request.transport)
         if guard is not None:
             guard.request_begins()
         try:
-            gate.check(request, is_open=request.path in OPEN)
-            response = await handler(request)
-        except Problem as problem:
-            response = _shown(problem)
-        except web.HTTPException as error:
-            response = _shown(_of_http(error))
-        except (ConnectionError, ClientError):
-            response = web.Response(status=499)  # nobody is there to see it
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("http.bug", method=request.method, route=_route_of(request))
-            response = _shown(Problem(500, "bug", "something went wrong on the server", hint="See its log."))
-        if guard is not None:
-            guard.request_ends()
+            response = await self._answer_or_problem(request, handler)
+        finally:
+            if guard is not None:
+                guard.request_ends()
         if not response.prepared:
             for name, value in _HEADERS.items():
                 response.headers.setdefault(name, value)
-        log.debug("http.request", method=request.method, route=_route_of(request), status=response.status)
+        self._log.debug(
+            "http.request", method=request.method, route=_route_of(request), status=response.status
+        )
         return response
 
-    app = web.Application(middlewares=[answer])
-    app.add_routes([web.get("/livez", _livez), web.get("/readyz", _readyz(service))])
-    app.add_routes(NativeApi(service).routes())
-    return app
+    async def _answer_or_problem(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._gate.check(request, is_open=_is_open(request.path))
+            return await handler(request)
+        except Problem as problem:
+            return shapes.response(request, problem)
+        except web.HTTPException as error:
+            return shapes.response(request, _of_http(error))
+        except (ConnectionError, ClientError):
+            return web.Response(status=499)  # nobody is there to see it
+        except Exception:  # noqa: BLE001 - one request must not end the others
+            self._log.exception("http.bug", method=request.method, route=_route_of(request))
+            return shapes.response(request, _BUG)
 
-
-async def _livez(_request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
-
-
-def _readyz(service: Service) -> Handler:
-    async def readyz(_request: web.Request) -> web.Response:
-        service.admit()
+    async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    return readyz
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        self._service.admit()
+        return web.Response(text="ok\n")
 
 
-def _shown(problem: Problem) -> web.Response:
-    return web.json_response(problem.as_json(), status=problem.status, headers=problem.headers)
+def _is_open(path: str) -> bool:
+    return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
 def _of_http(error: web.HTTPException) -> Problem:

@@ -1,4 +1,4 @@
-"""The body of a request as it comes in: counted against the limit, and not waited for longer than a sender needs.
+"""The body of a request as it comes in: counted against the limit, and not waited for too long.
 
 Nothing is kept: whoever reads it takes block after block.
 """

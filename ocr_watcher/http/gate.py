@@ -1,7 +1,7 @@
 """Who may: keys, and what a browser that shows another site's page must not do to a local server.
 
-Without keys the server is for this machine: it answers to names of this machine only, so that a name which its
-owner points here (DNS rebinding) is refused, and no page of another origin may send anything.
+Without keys the server is for this machine: it answers to names of this machine only, so that a name which
+its owner points here (DNS rebinding) is refused, and no page of another origin may send anything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _digest(key: str) -> bytes:
 
 
 class Keys:
-    """The keys of `http.api_keys_file`: one a line, `#` begins a comment. Read again when the file changes."""
+    """The keys of `http.api_keys_file`, one a line; `#` begins a comment. Read again when it changes."""
 
     def __init__(self, file: Path) -> None:
         """Raises `ConfigError` where the file cannot be read or has no key."""

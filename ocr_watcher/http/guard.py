@@ -1,7 +1,7 @@
 """Connections that do nothing are closed: whoever sends no request, or does not take its answer.
 
-Stands between the operating system's socket and aiohttp's own protocol, and passes everything on. The body of a
-request has time-outs of its own, where it is read.
+Stands between the operating system's socket and aiohttp's own protocol, and passes everything on. The body of
+a request has time-outs of its own, where it is read.
 """
 
 from __future__ import annotations

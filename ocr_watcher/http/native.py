@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from ocr_watcher.http import results
+from ocr_watcher.http import results, uploads
 from ocr_watcher.http.bodies import Body
 from ocr_watcher.http.problems import Problem, bad_request
 from ocr_watcher.http.service import Wishes
@@ -94,22 +94,11 @@ class NativeApi:
     async def _take_in(self, request: web.Request, wishes: Wishes) -> Job:
         body = Body(request, self._service.settings.max_body_mb)
         async with self._service.receive(request) as receipt:
-            if request.content_type != "multipart/form-data":
-                async for block in body.blocks():
-                    await receipt.add(block)
-                return await receipt.finish(request.query.get("name", ""), wishes)
-            name: str | None = None
-            async for part in body.parts():
-                if part.name != _FILE_FIELD:
-                    continue
-                if name is not None:
-                    raise bad_request("there are two files", hint="Send one a request.")
-                name = part.filename or ""
-                async for block in body.part_blocks(part):
-                    await receipt.add(block)
-            if name is None:
-                raise bad_request("there is no field `file`", hint="curl -F file=@scan.png")
-            return await receipt.finish(name, wishes)
+            if request.content_type == "multipart/form-data":
+                form = await uploads.take_form(receipt, body, _FILE_FIELD)
+                return await receipt.finish(form.name, wishes)
+            await uploads.take_body(receipt, body)
+            return await receipt.finish(uploads.name_of(request), wishes)
 
     def _accepted(self, job: Job, state: RecordState) -> web.Response:
         headers = {"Location": _address(job), "Retry-After": "1"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-class Problem(OcrWatcherError):
+class Problem(OcrWatcherError):  # noqa: N818 - of an answer, as in RFC 9457
     """A request that is not done.
 
     `status` is the HTTP status; `code` a word for programs, that of the error record where there is one;

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from ocr_watcher.http.problems import Problem, not_found
+from ocr_watcher.outputs import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,19 @@ FORMATS: Final = {
     "txt": Format("text/plain; charset=utf-8", ".txt"),
 }
 
-Pieces = "Iterator[bytes]"
+MEDIA_TYPES: Final = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".webp": "image/webp",
+    ".tif": "image/tiff",
+    ".jp2": "image/jp2",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".pdf": "application/pdf",
+}
+"""Of documents, by their extension in the spool."""
 
 
 def record_pieces(path: str, name: str) -> Iterator[bytes]:
@@ -106,6 +119,15 @@ def error_of(job: Job) -> dict[str, object]:
     except (OSError, ValueError, KeyError):
         raise not_found() from None
     return {key: str(error.get(key, "")) for key in ("code", "message", "hint")}
+
+
+def pages_of(job: Job) -> int:
+    """How many pages a finished job has. Raises `Problem` 404."""
+    try:
+        with open(job.record, "rb") as file:
+            return reading.count(file)
+    except (OSError, ValueError):
+        raise not_found() from None
 
 
 def size_of(path: str) -> int:

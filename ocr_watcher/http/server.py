@@ -1,4 +1,4 @@
-"""`serve` from start to exit code: sockets, the application, signals. A process of its own beside the daemon."""
+"""`serve` from start to exit code: sockets, application, signals. A process of its own beside the daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp import web
 from ocr_watcher import log
 from ocr_watcher.config import is_loopback
 from ocr_watcher.errors import ConfigError, ExitCode, UnavailableError
-from ocr_watcher.http import app
+from ocr_watcher.http.app import App
 from ocr_watcher.http.gate import Gate, Keys
 from ocr_watcher.http.guard import IDLE_S, Guards
 from ocr_watcher.http.line import Line
@@ -47,7 +47,7 @@ def run(
     try:
         _check_addresses(sockets, keys)
         spool.open()
-        asyncio.run(_serve(settings, http, spool, Gate(keys), sockets, ready))
+        asyncio.run(_serve(settings, http, spool=spool, gate=Gate(keys), sockets=sockets, ready=ready))
     finally:
         spool.close()
         for one in sockets:
@@ -58,6 +58,7 @@ def run(
 async def _serve(
     settings: Settings,
     http: HttpSettings,
+    *,
     spool: Spool,
     gate: Gate,
     sockets: list[socket.socket],
@@ -73,7 +74,7 @@ async def _serve(
 
     guards = Guards()
     runner = web.AppRunner(
-        app.make(service, gate, guards, logger),
+        App(settings, service, gate=gate, guards=guards, log=logger).make(),
         access_log=None,
         handle_signals=False,
         keepalive_timeout=IDLE_S,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from ocr_watcher.http import content
 from ocr_watcher.http.bodies import MIB
@@ -31,7 +31,7 @@ _MAX_NAME: Final = 1024
 
 @dataclass(frozen=True)
 class Status:
-    """How a job stands: `waiting`, `reading`, `done` or `failed`; `place` in the line from 1, `page` from 1."""
+    """How a job stands: `waiting`, `reading`, `done` or `failed`; `place` in the line and `page` from 1."""
 
     word: str
     place: int | None = None
@@ -45,6 +45,7 @@ class Wishes:
 
     formats: tuple[str, ...] = ()
     batch: str = ""
+    min_score: float = 0.0
 
 
 class Service:
@@ -147,7 +148,7 @@ class Receipt:
     _extension: str | None = None
     _block: bytearray = field(default_factory=bytearray)
 
-    async def __aenter__(self) -> Receipt:
+    async def __aenter__(self) -> Self:
         self._upload = await asyncio.to_thread(self.service.spool.begin)
         return self
 
@@ -157,6 +158,8 @@ class Receipt:
 
     async def add(self, block: bytes) -> None:
         """Take the next bytes. Raises `Problem` 413, 415 or 507."""
+        if not block:
+            return
         self.received_bytes += len(block)
         limit_mb = self.service.settings.max_body_mb
         if self.received_bytes > limit_mb * MIB:
@@ -169,7 +172,7 @@ class Receipt:
         if len(self._block) >= _BLOCK_BYTES:
             await self._write()
 
-    async def finish(self, name: str = "", wishes: Wishes = Wishes()) -> Job:  # noqa: B008 - frozen
+    async def finish(self, name: str = "", wishes: Wishes = Wishes()) -> Job:
         """Hand it to the daemon. Raises `Problem`."""
         if not self.received_bytes:
             raise bad_request("the document is empty", hint="Send the bytes of an image or a PDF.")
@@ -185,6 +188,7 @@ class Receipt:
             formats=wishes.formats,
             received_at=now(),
             batch=wishes.batch,
+            min_score=wishes.min_score,
             owner=self.owner,
         )
         return await self.service.hand_over(self._upload, made)

@@ -51,6 +51,11 @@ class Job:
         return self.ticket.id
 
     @property
+    def extension(self) -> str:
+        """Of the document, by its content."""
+        return os.path.splitext(self.path)[1]
+
+    @property
     def record(self) -> str:
         """The path of its sidecar."""
         folder, document = os.path.split(self.path)
@@ -61,6 +66,17 @@ class Job:
         """The path of its error record."""
         folder, document = os.path.split(self.path)
         return os.path.join(folder, names.records_of(document).error)
+
+    def ended_s(self) -> float | None:
+        """When its record was written (s since 1970); None where there is none."""
+        with suppress(OSError):
+            return os.stat(self.record).st_mtime
+        return None
+
+    def output(self, kind: str) -> str:
+        """The path of a further output, which may not be there."""
+        folder, document = os.path.split(self.path)
+        return os.path.join(folder, f"{document}.{kind}")
 
 
 @dataclass(frozen=True)

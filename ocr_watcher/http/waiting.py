@@ -1,7 +1,7 @@
 """The jobs that have no record yet, and who waits for one.
 
-The folder's modification time tells that something happened in it: looking at that costs microseconds, needs no
-thread and works on every file system. Only then the records of waiting jobs are looked for.
+The folder's modification time tells that something happened in it: looking at that costs microseconds, needs
+no thread and works on every file system. Only then the records of waiting jobs are looked for.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class Ticket:
         formats: Outputs that were asked for with the upload, keys of `output.formats`.
         received_at: When it came (ISO 8601, UTC).
         batch: The client's name for a group of jobs; "" where there is none.
+        min_score: Lines below it are left out, where the client's API has such a wish.
         owner: Who sent it, as a digest of the key; "" where no key was sent.
     """
 
@@ -35,6 +36,7 @@ class Ticket:
     formats: tuple[str, ...] = ()
     received_at: str = ""
     batch: str = ""
+    min_score: float = 0.0
     owner: str = ""
 
     def as_bytes(self) -> bytes:
@@ -53,6 +55,7 @@ def parse(content: bytes) -> Ticket | None:
             formats=tuple(str(kind) for kind in fields["formats"]),
             received_at=str(fields["received_at"]),
             batch=str(fields["batch"]),
+            min_score=float(fields["min_score"]),
             owner=str(fields["owner"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
