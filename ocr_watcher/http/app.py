@@ -60,7 +60,7 @@ class App:
 
     def make(self) -> web.Application:
         """Put the application together."""
-        app = web.Application(middlewares=[web.middleware(self._answer)])
+        app = web.Application(middlewares=[self._answer])
         app.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz)])
         for api in (
             NativeApi(self._service),
@@ -71,6 +71,7 @@ class App:
             app.add_routes(api.routes())
         return app
 
+    @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         guard = self._guards.of(request.transport)
         if guard is not None:

@@ -149,8 +149,9 @@ class Daemon:
             if parts.watcher.ensure():
                 parts.intake.rescan_due = True
             self._reporter.status_line(parts.intake, parts.work.memory)
-            self._tell(parts, also_figures=parts.timers.stats.would_be_due(now))
+            self._tell(parts, also_figures=False)
         if parts.timers.stats.is_due(now):
+            self._tell(parts)
             self._reporter.stats(parts.intake, parts.work.memory, queued=self._jobs.qsize())
         self._begin_scan(parts, now)
         self._notifier.beat()  # only ever reached after all of the above
