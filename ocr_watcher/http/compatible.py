@@ -169,6 +169,8 @@ class TikaApi:
             web.post("/tika/form/text", self.text),
             web.put("/rmeta", self.recursive),
             web.put("/rmeta/text", self.recursive_text),
+            web.post("/rmeta/form", self.recursive),
+            web.post("/rmeta/form/text", self.recursive_text),
         ]
 
     async def hello(self, _request: web.Request) -> web.StreamResponse:
