@@ -22,12 +22,15 @@ FLOORS = (
     ("outputs",),
     ("jobs",),
     ("service",),
+    ("http",),
     ("verbs",),
     ("cli",),
     ("__main__",),
 )
 # One place reaches into each library whose insides are needed.
 ONLY_IN = {
+    "aiohttp": ("http",),
+    "prometheus_client": ("http",),
     "watchdog": ("inbox",),
     "PIL": ("inputs", "ocr"),
     "cv2": ("inputs",),

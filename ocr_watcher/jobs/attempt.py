@@ -28,6 +28,7 @@ from ocr_watcher.errors import (
 )
 from ocr_watcher.inbox.files import access_error, open_file, open_folder, stat_file
 from ocr_watcher.job import Outcome, Stamp
+from ocr_watcher.jobs import totals
 from ocr_watcher.jobs.observers import JobEnded
 from ocr_watcher.jobs.pages import Pages
 from ocr_watcher.jobs.reader import PageRead
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.observers import Observer
     from ocr_watcher.jobs.reader import Reader
     from ocr_watcher.jobs.supervision import Supervision
+    from ocr_watcher.jobs.totals import Totals
     from ocr_watcher.memory import Guard, Memory
 
 # Whatever a file can cause to be raised. A library that calls for an exit ends the file, not the thread. Not
@@ -405,11 +407,19 @@ class Attempt:
         journal, path = self._tools.journal, self._job.path
         match verdict.count:
             case Count.FORGET:
-                journal.end(path)
+                journal.end(path, self._counted(verdict, error))
             case Count.FORGIVE:
                 journal.forgive(path)
             case Count.KEEP if isinstance(error, FileError):
                 journal.failed(path, error.code, str(error))
+
+    def _counted(self, verdict: Verdict, error: FileError | Interruption | None) -> Totals:
+        """What this end adds to the totals."""
+        if verdict.outcome is Outcome.FAILED and isinstance(error, FileError):
+            return totals.of_failed(error.code)
+        if verdict.outcome is Outcome.DONE and self._document is not None and self._pages is not None:
+            return totals.of_done(self._pages.read_from, self._document.timing)
+        return {}
 
     def _look_at_memory(self) -> None:
         """After the job: give memory back, and see whether the process should start afresh."""

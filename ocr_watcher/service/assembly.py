@@ -22,6 +22,7 @@ from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
 from ocr_watcher.job import Stamp
+from ocr_watcher.jobs import totals
 from ocr_watcher.jobs.attempt import Tools
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.observers import LogObserver, Observers
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import Settings
     from ocr_watcher.jobs.observers import Observer
+    from ocr_watcher.jobs.totals import Totals
     from ocr_watcher.ocr.engine import Engine
 
 MakeEngine: TypeAlias = "Callable[[Settings], Engine]"
@@ -225,18 +227,29 @@ def _journal(settings: Settings) -> Journal:
     with suppress(OSError):  # the journal says so itself where it cannot be written
         settings.state_dir.mkdir(parents=True, exist_ok=True)
     journal = Journal(settings.state_dir / names.JOURNAL, log.get())
-    journal.sweep(_is_over)
+    journal.sweep(_ended)
     return journal
 
 
-def _is_over(path: str) -> bool:
-    """Whether nothing is left to do about a file of the journal: it is gone, or has its record."""
+def _ended(path: str) -> Totals | None:
+    """What a file that is gone or has its record adds to the totals; None where it is still to be read."""
     try:
         status = os.lstat(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return {} if isinstance(error, FileNotFoundError) else None
     if not stat.S_ISREG(status.st_mode):
-        return True
-    return records.lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)
+        return {}
+    state = records.lookup(path, Stamp.of(status))
+    return _recorded(path, state) if state in (RecordState.DONE, RecordState.FAILED) else None
+
+
+def _recorded(path: str, state: RecordState) -> Totals:
+    """What a file adds by its record."""
+    if state is RecordState.FAILED:
+        error = records.read_error(path)
+        return {} if error is None else totals.of_failed(error.code)
+    folder, name = os.path.split(path)
+    try:
+        return totals.of_record(os.path.join(folder, names.records_of(name).sidecar))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -87,6 +87,7 @@ class Daemon:
                 queue_depth=self._jobs.qsize,
                 others_wait=lambda: not self._jobs.empty(),
             )
+        self._reporter.totals_from(work.journal.totals)
         intake = Intake(
             settings.inboxes,
             assembly.rules(settings),

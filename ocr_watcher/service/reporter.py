@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psutil
 
 from ocr_watcher import __version__
-from ocr_watcher.errors import VanishedError
+from ocr_watcher.errors import ExitCode, VanishedError
 from ocr_watcher.job import Outcome
 from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
-from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart, Told
+from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart, Told, Total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.errors import ExitCode
     from ocr_watcher.inbox.intake import Intake
     from ocr_watcher.jobs.supervision import InFlight, Supervision
+    from ocr_watcher.jobs.totals import Key
     from ocr_watcher.memory import Memory
     from ocr_watcher.service.health import Notifier
     from ocr_watcher.service.told import StatusFile
@@ -40,6 +41,21 @@ class _Batch:
     since: float
     done: int
     failed: int
+
+
+# What the words of a reason begin with or have in them; see `memory.Guard` and `Daemon`.
+_RECYCLES = (("RSS", "memory"), ("memory.max_jobs", "max_jobs"), ("hung", "hung"), ("SIGHUP", "reload"))
+
+
+def kind_of_recycle(reason: str) -> str:
+    """One of a few words for the reason of a recycle, for metrics."""
+    return next((kind for words, kind in _RECYCLES if words in reason), "engine")
+
+
+def _one_more(recycles: tuple[Total, ...], kind: str) -> tuple[Total, ...]:
+    counts = Counter({total.label: int(total.value) for total in recycles})
+    counts[kind] += 1
+    return tuple(Total("recycles", label, count) for label, count in sorted(counts.items()))
 
 
 class Reporter:
@@ -63,6 +79,7 @@ class Reporter:
         self.done = 0
         self.failed = 0
         self._batch: _Batch | None = None
+        self._totals: Callable[[], Mapping[Key, float]] = dict
 
     def count(self, outcome: Outcome) -> None:
         """A job ended."""
@@ -87,6 +104,10 @@ class Reporter:
             files_per_s=round((done + failed) / duration_s, 2),
         )
 
+    def totals_from(self, totals: Callable[[], Mapping[Key, float]]) -> None:
+        """Where the totals are kept, as soon as that is known."""
+        self._totals = totals
+
     # -- the status file -----------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -102,6 +123,10 @@ class Reporter:
             spool=str(self._settings.http.spool) if self._settings.http is not None else None,
             last_error=before.last_error,
             last_exit=before.last_exit,
+            totals=before.totals,
+            recycles=before.recycles,
+            soft_limit_mb=self._settings.memory.soft_limit_mb,
+            rss_limit_mb=self._settings.memory.rss_limit_mb,
         )
         self._file.write(self._told)
 
@@ -125,6 +150,9 @@ class Reporter:
         if failure is not None and failure.code != VanishedError.code:
             error = LastError(printable(failure.path), failure.code, failure.message, failure.at)
             told = replace(told, last_error=error)
+        if also_figures or told.since_start != self._told.since_start:
+            counted = sorted(self._totals().items())
+            told = replace(told, totals=tuple(Total(*key, value) for key, value in counted))
         if also_figures or told != self._told:
             figures = memory.figures()
             told = replace(told, rss_mb=figures.rss_mb, peak_rss_mb=figures.peak_rss_mb, updated_at=now())
@@ -134,6 +162,8 @@ class Reporter:
     def end(self, reason: str, code: ExitCode) -> None:
         """The process ends."""
         self._told = replace(self._told, last_exit=LastExit(reason, int(code), now()))
+        if code is ExitCode.RECYCLE:
+            self._told = replace(self._told, recycles=_one_more(self._told.recycles, kind_of_recycle(reason)))
         self._file.write(self._told)
 
     def _in_hand(self, in_flight: InFlight | None) -> InHand | None:

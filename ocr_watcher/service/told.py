@@ -64,8 +64,20 @@ class LastExit:
 
 
 @dataclass(frozen=True)
+class Total:
+    """A number that outlives processes; see `jobs.totals`. Of recycles, the label is the kind of reason."""
+
+    name: str
+    label: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Told:
-    """Everything. None where it is not known yet; amounts of memory are MiB, times ISO 8601 in UTC."""
+    """Everything. None where it is not known yet; amounts of memory are MiB, times ISO 8601 in UTC.
+
+    `spool` is that of the HTTP server, where the daemon watches one.
+    """
 
     pid: int | None = None
     process_started: float = 0.0
@@ -82,6 +94,10 @@ class Told:
     peak_rss_mb: float | None = None
     updated_at: str | None = None
     spool: str | None = None
+    totals: tuple[Total, ...] = ()
+    recycles: tuple[Total, ...] = ()
+    soft_limit_mb: int | None = None
+    rss_limit_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,10 @@ class StatusFile:
         """Tell this now. Where the state folder cannot be written, nothing happens: the log says it all."""
         fresh = self.path.with_name(self.path.name + ".tmp")
         with suppress(OSError):
-            fresh.write_text(json.dumps(asdict(told)), "utf-8", "surrogatepass")
+            fields = asdict(told)
+            for name in ("totals", "recycles"):
+                fields[name] = [list(total.values()) for total in fields[name]]
+            fresh.write_text(json.dumps(fields), "utf-8", "surrogatepass")
             os.replace(fresh, self.path)
 
 
@@ -124,4 +143,7 @@ def _told(fields: Mapping[str, object]) -> Told:
         if isinstance(part, dict):
             allowed = {field.name for field in dataclass_fields(kind)}
             known[name] = kind(**{key: value for key, value in part.items() if key in allowed})
+    for name in ("totals", "recycles"):
+        if name in known:
+            known[name] = tuple(Total(str(at), str(label), float(value)) for at, label, value in known[name])
     return Told(**known)
