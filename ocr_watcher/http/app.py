@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import ClientError, web
 
 from ocr_watcher import __version__
-from ocr_watcher.http import shapes
+from ocr_watcher.http import metrics, shapes
 from ocr_watcher.http.compatible import OcrApi, TikaApi
 from ocr_watcher.http.native import NativeApi
 from ocr_watcher.http.paddleocr_jobs import RESULTS, PaddleOcrJobs
@@ -37,6 +38,8 @@ _HEADERS: Final = {
 # They tell nothing of any document, or only to who knows a job's id.
 _OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
 _OPEN_BELOW: Final = RESULTS + "/"
+# A document that cannot be read is answered, not rejected.
+_REJECTIONS: Final = frozenset({400, 401, 403, 408, 413, 415, 429, 503, 507})
 _BUG: Final = Problem(500, "bug", "something went wrong on the server", hint="See its log.")
 
 
@@ -57,11 +60,18 @@ class App:
         self._guards = guards
         self._log = log
         self._parameters = Parameters(settings)
+        self._metrics = metrics.Metrics(service.line, service.waiting, service.settings.max_waiting)
 
     def make(self) -> web.Application:
         """Put the application together."""
         app = web.Application(middlewares=[self._answer])
-        app.add_routes([web.get("/livez", self._livez), web.get("/readyz", self._readyz)])
+        app.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._show_metrics),
+            ]
+        )
         for api in (
             NativeApi(self._service),
             OcrApi(self._service, self._parameters),
@@ -73,6 +83,7 @@ class App:
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.monotonic()
         guard = self._guards.of(request.transport)
         if guard is not None:
             guard.request_begins()
@@ -84,8 +95,14 @@ class App:
         if not response.prepared:
             for name, value in _HEADERS.items():
                 response.headers.setdefault(name, value)
+        route, took_s = _route_of(request), time.monotonic() - began
+        self._metrics.answered(route, request.method, response.status, took_s)
         self._log.debug(
-            "http.request", method=request.method, route=_route_of(request), status=response.status
+            "http.request",
+            method=request.method,
+            route=route,
+            status=response.status,
+            took_ms=round(took_s * 1000),
         )
         return response
 
@@ -94,6 +111,8 @@ class App:
             self._gate.check(request, is_open=_is_open(request.path))
             return await handler(request)
         except Problem as problem:
+            if problem.status in _REJECTIONS:
+                self._metrics.rejected(problem.code)
             return shapes.response(request, problem)
         except web.HTTPException as error:
             return shapes.response(request, _of_http(error))
@@ -105,6 +124,9 @@ class App:
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+    async def _show_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         self._service.admit()

@@ -40,6 +40,8 @@ COUNT: Final = "count"
 BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Upper bounds of the buckets. A receipt takes half a second of OCR, a book half an hour."""
 _BEYOND: Final = "+Inf"
+BUCKETS: Final = (*(f"{bound:g}" for bound in BOUNDS_S), _BEYOND)
+"""Labels of the buckets, in their order."""
 
 
 def of_done(read_from: Mapping[str, int], timing: Timing) -> Totals:
@@ -70,8 +72,7 @@ def _pages(pages: Iterable[Page]) -> Totals:
 
 def bucket_of(seconds: float) -> str:
     """The label of the bucket that a time falls into; buckets are counted each for itself."""
-    at = bisect_left(BOUNDS_S, seconds)
-    return f"{BOUNDS_S[at]:g}" if at < len(BOUNDS_S) else _BEYOND
+    return BUCKETS[bisect_left(BOUNDS_S, seconds)]
 
 
 def _observed(name: str, seconds: float) -> dict[Key, float]:

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QueueState:
-    """Files in the queue, how many it holds, and files that settle or wait for their next try."""
+    """Files in the queue, how many it holds, and files that settle or wait for their next try.
+
+    `failed` are those known to have an error record; `oldest` is since when the first waits (ISO 8601).
+    """
 
     size: int
     max_size: int
     settling: int
+    failed: int = 0
+    oldest: str | None = None
 
 
 @dataclass(frozen=True)
