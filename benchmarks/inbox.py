@@ -3,6 +3,9 @@
 - `scan`: with so many finished files in one folder and in ten: the scan at the start, resident memory
   over that of an empty inbox, a new file from the end of its writing to its sidecar, CPU time of one rescan.
 - `idle`: CPU time over 60 s with 1,000 finished files.
+- `trees`: 8,000 nested folders, 100,000 folders side by side: the longest turn of the main loop and of the
+  inbox's own loop, the scan at the start, and the time to a stop in the middle of it.
+- `waiting`: so many good files beside 10,000 that wait for a lasting cause, over the time without them.
 - `overhead`: 300 files one after the other beside 1,000 finished ones, from the end of writing to the
   sidecar, without what the engine took.
 
@@ -17,6 +20,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,13 +38,17 @@ from tests.support import Process, daemon, until  # noqa: E402 - needs the line 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MEASURES = ("scan", "idle", "overhead")
+MEASURES = ("scan", "trees", "waiting", "idle", "overhead")
 FOLDERS = 10
 NEW_FILES = 10
 RESCANS = 5
 FINISHED = 1000
 IDLE_S = 60
 DROPS = 300
+LEVELS = 8000
+WIDE = 100_000
+BLOCKED = 10_000
+GOOD = 50
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -162,6 +170,79 @@ def scan(home: Path, files: int) -> Iterable[tuple[str, str]]:
         yield f"{title}: CPU time of one rescan, mean of {RESCANS}", f"{one_s:.2f} s"
 
 
+def nest(inbox: Path, levels: int) -> None:
+    """Make folders in each other, a file in each; by paths that would come to an end soon."""
+    here = os.open(inbox, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+        os.close(os.open("empty.txt", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+
+
+def trees(home: Path) -> Iterable[tuple[str, str]]:
+    """See the module."""
+    inbox = home / "inbox"
+    for title in (f"{LEVELS:,} folders in each other", f"{WIDE:,} folders side by side"):
+        configure(home, rescan_interval_s=2)
+        if title.startswith(f"{WIDE:,}"):
+            for number in range(WIDE):
+                (inbox / f"{number}").mkdir()
+        else:
+            nest(inbox, LEVELS)
+        with daemon(home, {"FAKE_TICKS": "1"}) as running:
+            (first, *_) = running.wait_for("scan.done", 3, seconds=300)
+            running.stop()
+        turns = [float((home / f"ticks-{name}").read_text()) for name in ("Daemon", "Keeper")]
+        yield (
+            f"{title}: longest turn of the main loop / of the inbox's own loop",
+            f"{turns[0] * 1000:.1f} / {turns[1] * 1000:.0f} ms",
+        )
+        yield f"{title}: scan at the start", f"{first['duration_ms'] / 1000:.2f} s"
+        with daemon(home) as running:
+            running.wait_for("daemon.ready")
+            began = time.monotonic()
+            running.stop()
+            yield f"{title}: stop in the middle of it", f"{time.monotonic() - began:.2f} s"
+        subprocess.run(["find", str(inbox), "-mindepth", "1", "-delete"], check=True)
+
+
+def waiting(home: Path) -> Iterable[tuple[str, str]]:
+    """See the module."""
+    took_s = []
+    configure(home)
+    inbox = home / "inbox"
+    image = home / "image.png"
+    drop(image)
+    for blocked in (0, BLOCKED):
+        for number in range(blocked):
+            os.link(image, inbox / f"IMG{number}.png")
+            (inbox / f"IMG{number}.png.json").write_text("{}")
+        with daemon(home) as running:
+            if blocked:
+                running.wait_for("ocr.failed", blocked, seconds=600)
+            else:
+                running.wait_for("scan.done")
+            time.sleep(5)
+            began = time.monotonic()
+            good = [inbox / f"good-{blocked}-{number}.png" for number in range(GOOD)]
+            for path in good:
+                drop(path)
+            until(lambda: all(path.with_name(f"{path.name}.json").exists() for path in good))  # noqa: B023
+            took_s.append(time.monotonic() - began)
+            said = len(running.events())
+            time.sleep(IDLE_S)
+            said = len(running.events()) - said
+            running.stop()
+    yield (
+        f"{GOOD} good files beside none / beside {BLOCKED:,} that wait",
+        f"{took_s[0]:.2f} / {took_s[1]:.2f} s",
+    )
+    yield f"{BLOCKED:,} files that wait: lines in the log over {IDLE_S} s", f"{said}"
+
+
 def idle(home: Path) -> Iterable[tuple[str, str]]:
     """See the module."""
     finish(home, FINISHED)
@@ -199,7 +280,13 @@ def main() -> None:
     for name in asked.only.split(","):
         home = Path(tempfile.mkdtemp(prefix="inbox-", dir=asked.folder))
         try:
-            found = {"scan": lambda h: scan(h, asked.files), "idle": idle, "overhead": overhead}[name](home)
+            found = {
+                "scan": lambda h: scan(h, asked.files),
+                "trees": trees,
+                "waiting": waiting,
+                "idle": idle,
+                "overhead": overhead,
+            }[name](home)
             for row in found:
                 print(*row, sep=": ", file=sys.stderr, flush=True)
                 rows.append(row)

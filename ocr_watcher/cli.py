@@ -162,7 +162,7 @@ def _run(asked: argparse.Namespace) -> int:
 
     logger = log.get()
     try:
-        return Daemon(settings, make_engine).run()
+        return Daemon(settings, make_engine, lambda: configuration.load(asked.config)).run()
     except ServiceError as error:
         # A traceback would say nothing that the message does not.
         logger.error("daemon.failed", message=str(error), hint=error.hint, pid=os.getpid())  # noqa: TRY400 - see above
@@ -225,7 +225,7 @@ def _once(asked: argparse.Namespace) -> int:
         if not asked.paths:
             assembly.check_inboxes(settings)
         if locked:
-            held.enter_context(lock.hold_lock(settings))
+            held.enter_context(lock.hold_all(settings))
         held.callback(bar.close)
         if asked.paths:
             summary = once.do_files(settings, assembly.make_engine, asked.paths, bar)

@@ -1,7 +1,8 @@
 """structlog set-up: JSON lines to a rotating file; readable lines on a terminal, JSON lines elsewhere.
 
 Library messages (logging, warnings) take the same road, so nothing is printed past the log.
-Nothing that comes from a file name or a file reaches a line unescaped.
+Nothing that comes from a file name or a file reaches a line unescaped, and whoever reads the lines slowly or
+not at all holds up nobody.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import json
 import logging
 import logging.handlers
 import os
+import select
+import signal
+import stat
 import sys
+import threading
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
@@ -89,10 +96,133 @@ def _common() -> list[Processor]:
 
 
 class _RotatingFile(logging.handlers.RotatingFileHandler):
-    """A rotating file whose trouble (no space, folder gone) never reaches the work."""
+    """A rotating file whose trouble (no space, folder gone) never reaches the work.
+
+    It is opened again where somebody else has moved or removed it, as logrotate does.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        with suppress(OSError):
+            self._follow()
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Drop the line: the terminal or the journal of systemd still gets it."""
+
+    def _follow(self) -> None:
+        """Let go of the open file where it is not the one of that name any more; the next line opens that."""
+        stream: TextIO | None = self.stream  # None after trouble
+        if stream is not None:
+            own = os.fstat(stream.fileno())
+            with suppress(FileNotFoundError):
+                named = os.stat(self.baseFilename)
+                if (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino):
+                    return
+            self.stream = None  # as the base class does between two files
+            stream.close()
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+
+
+# Lines that a reader who stalls may be behind (characters): some thousands.
+_MAX_PENDING = 1 << 20
+# How long the end of the process waits for such a reader.
+_FLUSH_S = 0.5
+
+
+class _NeverBlocks(logging.Handler):
+    """Writes to a pipe, a socket or a terminal, whose reader may stall: nobody who logs waits for it.
+
+    A thread of its own writes. What has no room any more is dropped and counted, and the log says so.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._pending = 0
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._ends = False
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line; never waits."""
+        try:
+            line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+        except Exception:  # noqa: BLE001 - no memory left, most likely: the line is lost
+            return
+        with self._changed:
+            has_room = self._pending + len(line) <= _MAX_PENDING
+            if has_room:
+                self._lines.append(line)
+                self._pending += len(line)
+                self._changed.notify_all()
+            else:
+                self._dropped += 1
+            first = self._dropped == 1 and not has_room
+        if first:  # the file can still take it
+            get().warning(
+                "log.stalled", message="nobody reads standard error: lines are dropped there until it goes on"
+            )
+
+    def flush(self) -> None:
+        """Wait until all is written, but no longer than half a second."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending, _FLUSH_S)
+
+    def close(self) -> None:
+        """No line comes any more; the thread ends when it has written those that are there."""
+        super().close()
+        with self._changed:
+            self._ends = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        # Signals are the main thread's, also while a library has handlers of its own.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._ends)
+                if not self._lines:
+                    return
+                line = self._lines.popleft()
+            self._write(line)
+            with self._changed:
+                self._pending -= len(line)
+                self._changed.notify_all()
+                dropped = 0
+                if not self._lines:
+                    dropped, self._dropped = self._dropped, 0
+            if dropped:
+                get().warning("log.dropped", lines=dropped)
+
+    def _write(self, line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:  # somebody has made it non-blocking: it is theirs too
+                select.select([], [self._fd], [])
+            except OSError:  # a closed pipe, a terminal that is gone
+                return
+
+
+def _screen(stream: TextIO) -> logging.Handler:
+    """A handler for a stream, by what it leads to."""
+    try:
+        fd = stream.fileno()
+        mode = os.fstat(fd).st_mode
+    except (OSError, ValueError):  # nothing of the operating system's
+        return logging.StreamHandler(stream)
+    return logging.StreamHandler(stream) if stat.S_ISREG(mode) else _NeverBlocks(fd)
+
+
+def _tell_of_thread(died: threading.ExceptHookArgs) -> None:
+    """Say what has ended a thread; Python would print it past the log."""
+    if died.exc_type is not SystemExit:
+        name = died.thread.name if died.thread is not None else None
+        get().error("thread.failed", thread=name, exc_info=died.exc_value)
 
 
 def _formatter(*last: Processor) -> structlog.stdlib.ProcessorFormatter:
@@ -112,7 +242,7 @@ def set_up(
     """
     stream = stream if stream is not None else sys.stderr
     lines = _formatter(_order, structlog.processors.JSONRenderer(serializer=_dumps))
-    screen = logging.StreamHandler(stream)
+    screen = _screen(stream)
     if stream.isatty():
         screen.setFormatter(
             _formatter(
@@ -145,6 +275,7 @@ def set_up(
     logging.captureWarnings(capture=True)
     # The reader of this log must never be shown a traceback of the logging itself.
     logging.raiseExceptions = False
+    threading.excepthook = _tell_of_thread
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -158,6 +289,6 @@ def set_up(
 
 
 def flush() -> None:
-    """Write out what is buffered: before the process leaves without its usual end."""
+    """Write out what is buffered, within half a second: before the process leaves without its usual end."""
     for handler in logging.getLogger().handlers:
         handler.flush()

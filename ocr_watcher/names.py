@@ -22,9 +22,12 @@ def printable(name: str) -> str:
 SIDECAR_SUFFIX: Final = ".json"
 ERROR_SUFFIX: Final = ".error.json"
 
-# NAME_MAX of every file system in use; a document whose own name leaves no room for the suffix gets a
-# shortened one.
-_NAME_MAX: Final = 255
+MAX_NAME_BYTES: Final = 255
+"""NAME_MAX of every file system in use. A document whose own name leaves no room for the suffix of a record
+gets a shortened one."""
+MAX_PATH_BYTES: Final = 4095 - len(ERROR_SUFFIX)
+"""The longest path of a document. Those of its records then have PATH_MAX bytes, with their final zero."""
+OUT_OF_REACH: Final = f"its path is longer than {MAX_PATH_BYTES} bytes"
 # Hexadecimal digits of SHA-256 in a shortened name. With 8, a pair of names that share a record was found
 # in 52,251 tries; with 16 that takes 2^32, and the record says which name it is about.
 _DIGEST_DIGITS: Final = 16
@@ -38,9 +41,15 @@ class RecordNames(NamedTuple):
     error: str
 
 
+def is_in_reach(path: str) -> bool:
+    """Whether the path of a document is short enough."""
+    # A character takes four bytes at most.
+    return len(path) <= MAX_PATH_BYTES // 4 or len(os.fsencode(path)) <= MAX_PATH_BYTES
+
+
 def records_of(document: str) -> RecordNames:
     """The names of the two records of `document` (a file name, no path)."""
-    longest = _NAME_MAX - len(ERROR_SUFFIX)
+    longest = MAX_NAME_BYTES - len(ERROR_SUFFIX)
     # A character takes four bytes at most: nearly every name is told by its length.
     if len(document) > longest // 4 and len(raw := os.fsencode(document)) > longest:
         digest = hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS]
@@ -110,6 +119,11 @@ def ticket_of(document: str) -> str:
     return f".{document.partition('.')[0]}.job"
 
 
+SPOOL_EXTENSIONS: Final = (
+    *(".png", ".jpg", ".gif", ".bmp", ".webp", ".tif"),
+    *(".jp2", ".avif", ".heic", ".pdf"),
+)
+"""Of documents in the spool, by their content."""
 _UPLOAD_SUFFIX: Final = ".upload"
 SERVER_LOCK: Final = ".server"
 

@@ -10,7 +10,9 @@ Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the h
 `FAKE_DIES` is the thread (`dispatcher`, `reader`, `emitter`, `consumer`) that ends at the next event or job
 once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
 at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again, `FAKE_TURN_S`
-how long a document may keep others waiting.
+how long a document may keep others waiting, `FAKE_HUNG_S` how long an inbox may be silent; with `FAKE_TICKS`
+the longest turn of the main loop and of the keepers' loops so far (s) is in files `ticks-…`; the process
+`FAKE_STOP` is stopped when an open file is about to be read, once for each file `hang` in the working folder.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,11 +31,11 @@ from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyFD
 
 from ocr_watcher import cli
-from ocr_watcher.inbox import intake, watch
+from ocr_watcher.inbox import intake, keeper, watch
 from ocr_watcher.jobs import attempt
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
-from ocr_watcher.service import assembly
+from ocr_watcher.service import assembly, daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +105,29 @@ def _die(*_: object) -> None:
         raise SystemExit  # ends a thread without a word
 
 
+def _stop(pid: int) -> None:
+    if Path("hang").exists():
+        Path("hang").unlink()
+        os.kill(pid, signal.SIGSTOP)
+
+
+def _time_turns(owner: type, name: str) -> None:
+    """Note the longest turn of a loop, in a file `ticks-CLASS`."""
+    real = getattr(owner, name)
+    longest_s = 0.0
+
+    def timed(*args: Any) -> Any:
+        nonlocal longest_s
+        began = time.monotonic()
+        result = real(*args)
+        if time.monotonic() - began > longest_s:
+            longest_s = time.monotonic() - began
+            Path(f"ticks-{owner.__name__}").write_text(f"{longest_s}\n", "ascii")
+        return result
+
+    setattr(owner, name, timed)
+
+
 def _set_up() -> None:
     assembly.make_engine = _make
     if "FAKE_HANDLER_RAISES" in os.environ:
@@ -112,6 +138,13 @@ def _set_up() -> None:
         time.time = lambda: random.uniform(0, 4e9)  # noqa: S311 - any moment until 2096
     if pause := os.environ.get("FAKE_PAUSE_S"):
         intake._FIRST_PAUSE_S = float(pause)
+    if hung := os.environ.get("FAKE_HUNG_S"):
+        daemon._HUNG_S = float(hung)
+    if "FAKE_TICKS" in os.environ:
+        _time_turns(daemon.Daemon, "_tick")
+        _time_turns(keeper.Keeper, "_tick")
+    if pid := os.environ.get("FAKE_STOP"):
+        _before(attempt.Attempt, "_read", lambda *_: _stop(int(pid)))
     if turn := os.environ.get("FAKE_TURN_S"):
         attempt._TURN_S = float(turn)
 

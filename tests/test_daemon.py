@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -147,7 +150,7 @@ def test_more_files_than_the_queue_holds(home: Path) -> None:
 
 def test_the_inbox_may_go_away_and_come_back(home: Path) -> None:
     with daemon(home) as running:
-        running.wait_for("daemon.ready")
+        running.wait_for("watch.started")
         (home / "inbox").rename(home / "away")
         running.wait_for("watch.inbox_missing")
         (home / "inbox").mkdir()
@@ -155,6 +158,23 @@ def test_the_inbox_may_go_away_and_come_back(home: Path) -> None:
         dot(home / "inbox" / "a.png")
         running.wait_for("ocr.done")
         assert running.stop() == 0
+
+
+def test_folders_that_appear_lead_to_scans_at_a_rate(home: Path) -> None:
+    write_config(home, logging={"level": "debug"}, watch={"rescan_interval_s": 3600})
+    inbox = home / "inbox"
+    dot(home / "good.png")
+    with daemon(home) as running:
+        running.wait_for("scan.done")
+        began = time.monotonic()
+        for number in range(200):
+            (home / "made").mkdir()
+            os.link(home / "good.png", home / "made" / "a.png")
+            (home / "made").rename(inbox / f"{number}")
+        running.wait_for("ocr.done", 200)
+        took_s = time.monotonic() - began
+        assert running.stop() == 0
+        assert len(running.events("scan.done")) <= 3 + took_s  # one at once, then one a second
 
 
 def test_deleting_a_record_means_try_again(home: Path) -> None:
@@ -202,7 +222,7 @@ def test_bad_things_with_an_images_name(home: Path) -> None:
 # -- stopping ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_finishes_the_file_in_hand(home: Path, number: signal.Signals) -> None:
     for count in range(10):
         dot(home / "inbox" / f"{count}.png")
@@ -242,6 +262,121 @@ def test_a_second_signal_leaves_at_once_and_the_file_is_not_blamed(home: Path) -
     with daemon(home) as running:
         running.wait_for("ocr.done")
         running.stop()
+
+
+def test_a_hangup_checks_the_configuration_and_starts_afresh_without_blame(home: Path) -> None:
+    write_config(home, retry={"max_attempts": 1})
+    dot(home / "inbox" / "a.png", (77, 10))
+    for _ in range(3):
+        with daemon(home, {"FAKE_HANG": "77"}) as running:
+            until((home / "reading").exists)
+            (home / "reading").unlink()
+            running.signal(signal.SIGHUP)
+            running.wait_for("daemon.stopping")
+            until(lambda: _insist(running), 5)
+            assert running.wait() == 75
+    with daemon(home, {"FAKE_READ_S": "0.5"}) as running:
+        until((home / "reading").exists)
+        running.signal(signal.SIGHUP)
+        assert running.wait() == 75
+        assert len(running.events("ocr.done")) == 1  # the page in hand was finished
+        assert running.events("config.changed")
+    assert sidecar_of(home / "inbox" / "a.png")["status"] == "ok"
+
+
+def _insist(running: Process) -> bool:
+    """Ask for a stop once more; whether it has ended."""
+    running.signal(signal.SIGTERM)
+    return running.ended
+
+
+def test_a_hangup_with_mistakes_in_the_configuration_tells_them_and_goes_on(home: Path) -> None:
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        right = (home / "config.yaml").read_text()
+        (home / "config.yaml").write_text("watch:\n  modee: auto\n")
+        running.signal(signal.SIGHUP)
+        (rejected,) = running.wait_for("config.rejected")
+        assert "config.yaml:2" in rejected["message"]
+        dot(home / "inbox" / "a.png")
+        running.wait_for("ocr.done")
+        (home / "config.yaml").write_text(right)
+        running.signal(signal.SIGHUP)
+        assert running.wait() == 75
+
+
+def test_a_closed_terminal_stops_it_after_the_file_in_hand(home: Path) -> None:
+    dot(home / "inbox" / "a.png")
+    dot(home / "inbox" / "b.png")
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(home)
+        os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "FAKE_READ_S": "1"}
+        program = [sys.executable, "-m", "tests.fake_daemon", "run", "-c", "config.yaml"]
+        os.execv(sys.executable, program)  # noqa: S606 - on the terminal that `fork` made
+    try:
+        until((home / "reading").exists)
+    finally:
+        os.close(terminal)  # the kernel sends SIGHUP
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    said = (home / "log" / "log").read_text()
+    assert '"reason": "SIGHUP"' in said
+    assert len(list((home / "inbox").glob("*.json"))) == 1
+
+
+def test_a_hangup_that_was_ignored_from_the_start_is_ignored(home: Path) -> None:
+    with daemon(home, prefix=["nohup"]) as running:
+        running.wait_for("daemon.ready")
+        running.signal(signal.SIGHUP)
+        dot(home / "inbox" / "a.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+        assert running.events("config.changed") == []
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR"])
+def test_signals_without_a_meaning_are_said_and_stop_nothing(home: Path, name: str) -> None:
+    dot(home / "inbox" / "a.png")
+    with daemon(home, {"FAKE_READ_S": "0.2"}) as running:
+        until((home / "reading").exists)
+        running.signal(getattr(signal, f"SIG{name}"))
+        (ignored,) = running.wait_for("signal.ignored")
+        assert ignored["signal"] == f"SIG{name}"
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+
+
+def test_time_in_which_the_process_was_stopped_is_not_the_pages(home: Path) -> None:
+    """As with a container that is paused: the clock goes on, the engine does not."""
+    write_config(home, ocr={"job_timeout_s": 3}, retry={"max_attempts": 1})
+    dot(home / "inbox" / "a.png")
+    with daemon(home, {"FAKE_READ_S": "6"}) as running:
+        until((home / "reading").exists)
+        running.signal(signal.SIGSTOP)
+        time.sleep(4.5)  # the subject is time across processes
+        running.signal(signal.SIGCONT)
+        (suspended,) = running.wait_for("daemon.suspended")
+        assert 3 < suspended["seconds"] < 6
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+
+
+def test_nobody_who_reads_standard_error_stops_nothing(home: Path) -> None:
+    """As with `… | less`: the pipe is full after a few lines."""
+    os.mkfifo(home / "pipe")
+    reader = os.open(home / "pipe", os.O_RDWR)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    log = home / "log" / "log"
+    with daemon(home, prefix=["sh", "-c", 'exec "$@" 2>pipe', "sh"]) as running:
+        for number in range(60):
+            dot(home / "inbox" / f"{number}.png")
+        until(lambda: len(list((home / "inbox").glob("*.json"))) == 60)
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 5
+    os.close(reader)
+    assert '"daemon.exiting"' in log.read_text()
 
 
 # -- what must not go on -----------------------------------------------------------------------

@@ -103,6 +103,7 @@ class House:
             outcome = self.worker.step(job)
             try:
                 self.intake.completed(job, outcome)
+                self.intake.step()
             except MemoryError:
                 self.intake.start_over(())
 

@@ -8,13 +8,16 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from ocr_watcher import names
+from ocr_watcher import config, names
+from ocr_watcher.service import lock
+from ocr_watcher.verbs import status
 from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
 
 if TYPE_CHECKING:
@@ -106,6 +109,7 @@ def test_the_same_stem_with_every_extension(home: Path) -> None:
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed: root may read all")
 def test_a_file_that_may_not_be_read_is_told_whatever_its_name_and_stops_nothing(home: Path) -> None:
     """The name is part of what the operating system says, and the record of that must be valid."""
+    write_config(home, logging={"level": "debug"})
     inbox = home / "inbox"
     bad = inbox / "\udcff\udcfe.png"
     dot(bad)
@@ -114,7 +118,8 @@ def test_a_file_that_may_not_be_read_is_told_whatever_its_name_and_stops_nothing
     # What lets root read everything is taken away, so that permissions bind the daemon as any user.
     prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-chown"]
     with daemon(home, {"FAKE_PAUSE_S": "0.05"}, prefix=prefix) as running:
-        running.wait_for("ocr.failed", 4)
+        levels = [event["level"] for event in running.wait_for("ocr.failed", 4)]
+        assert levels[:4] == ["warning", "debug", "debug", "debug"]  # the cause is told once
         dot(inbox / "good.png")
         running.wait_for("ocr.done")
         error = error_of(bad)["error"]
@@ -342,3 +347,142 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
             record(inbox / name)
         assert len(os.listdir(inbox)) == 18
     print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
+
+
+@as_root
+@pytest.mark.parametrize("second", [False, True], ids=["the first start", "a later start"])
+def test_a_full_disk_under_the_state_folder_keeps_nobody_from_starting(home: Path, second: bool) -> None:
+    disk = home / "disk"
+    disk.mkdir()
+    write_config(home, state_dir="disk/state")
+    with tmpfs(disk, "256k"):
+        (disk / "state").mkdir()
+        if second:
+            with daemon(home) as running:
+                running.wait_for("daemon.ready")
+                assert running.stop() == 0
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        dot(home / "inbox" / "a.png")
+        with daemon(home) as running:
+            running.wait_for("ocr.done")
+            # The page that the lock file had is written again; a first one has no place.
+            assert lock.running(disk / "state") == (running.pid if second else 0)
+            assert running.stop() == 0
+
+
+# -- files that wait ---------------------------------------------------------------------------
+
+
+def test_files_in_whose_place_somebody_elses_records_stand_keep_nobody_waiting(home: Path) -> None:
+    """A photo export with a JSON file of its own for each picture: far more than the queue holds."""
+    write_config(home, queue={"max_size": 4}, watch={"rescan_interval_s": 1})
+    inbox = home / "inbox"
+    count = 60
+    for number in range(count):
+        dot(inbox / f"IMG{number}.png")
+        (inbox / f"IMG{number}.png.json").write_text('{"title": "IMG"}')
+    with daemon(home, {"FAKE_PAUSE_S": "0.01"}) as running:
+        running.wait_for("ocr.failed", count)
+        for number in range(20):
+            dot(inbox / f"good{number}.png")
+        running.wait_for("ocr.done", 20, seconds=20)
+        (inbox / "IMG7.png.json").unlink()
+        (inbox / "IMG8.png.json").rename(inbox / "IMG8.json")
+        dot(inbox / "IMG9.png", (30, 20))  # another picture: said again
+        running.wait_for("ocr.done", 22)
+        running.wait_for("ocr.failed", count + 1)
+        assert running.stop() == 0
+        assert len(running.events("ocr.failed")) == count + 1
+        assert {event["code"] for event in running.events("ocr.failed")} == {"output_exists"}
+    with daemon(home) as running:  # nothing of it is said again at the next start
+        running.wait_for("scan.done")
+        dot(inbox / "last.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+        assert running.events("ocr.failed") == []
+        assert len(running.events("file.queued")) == 1
+    assert sidecar_of(inbox / "IMG7.png")["status"] == sidecar_of(inbox / "IMG8.png")["status"] == "ok"
+    assert (inbox / "IMG6.png.json").read_text() == '{"title": "IMG"}'
+    files = status.collect(config.load(home / "config.yaml")).files
+    assert (files.waiting, files.retrying, files.done) == (58, 58, 23)
+
+
+# -- folders with odd rights -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def append_only(folder: Path) -> Iterator[None]:
+    """Files can be made in the folder, but neither renamed nor removed."""
+    if subprocess.run(["chattr", "+a", folder], check=False, capture_output=True).returncode:
+        pytest.skip("NO FOLDER CAN BE MADE APPEND-ONLY HERE: not root, or another file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-a", folder], check=True)
+
+
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="chattr is not installed")
+def test_a_folder_where_nothing_can_be_renamed_fills_with_nothing(home: Path) -> None:
+    write_config(home, logging={"level": "debug"}, watch={"rescan_interval_s": 1})
+    inbox = home / "inbox"
+    dot(inbox / "a.png")
+    (inbox / "bad.png").write_text("no image")
+    script = {"FAKE_PAUSE_S": "0.02", "FAKE_READS": "1"}
+    with append_only(inbox):
+        for _ in range(2):  # the next start leaves nothing either
+            with daemon(home, script) as running:
+                running.wait_for("ocr.failed", 8)
+                assert sum(event["level"] == "warning" for event in running.events("ocr.failed")) <= 4
+                assert running.stop() == 0
+        assert len(os.listdir(inbox)) == 3
+        (home / "reads").touch()
+        assert len((home / "reads").read_text().splitlines()) <= 2  # nor is anything read for nothing
+        with daemon(home, script) as running:
+            running.wait_for("ocr.failed", 2)
+            subprocess.run(["chattr", "-a", inbox], check=True)
+            until(lambda: records(inbox) == ["a.png.json", "bad.png.error.json"])
+            assert running.stop() == 0
+            assert len([e for e in running.events("file.leftover") if not e["removed"]]) <= 1
+    assert len(os.listdir(inbox)) == 4
+
+
+# -- trees -------------------------------------------------------------------------------------
+
+
+def test_what_lies_too_deep_is_said_once_and_is_not_waited_for(home: Path) -> None:
+    """Deeper than any path can tell: 8,000 levels, each with a file in it."""
+    inbox = home / "inbox"
+    try:
+        here = os.open(inbox, os.O_RDONLY)
+        content = dot(home / "good.png").read_bytes()
+        for _ in range(8000):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        with os.fdopen(os.open("deep.png", os.O_CREAT | os.O_WRONLY, dir_fd=here), "wb") as file:
+            file.write(content)
+        os.close(here)
+        dot(inbox / "d" / "d" / "good.png")
+        write_config(home, watch={"rescan_interval_s": 1})
+        with daemon(home) as running:
+            running.wait_for("ocr.done")
+            running.wait_for("daemon.ready")
+            dot(inbox / "d" / "more.png")
+            running.wait_for("ocr.done", 2)
+            dot(inbox / "d" / "again.png")
+            running.wait_for("ocr.done", 3)
+            (ignored,) = running.events("file.ignored")
+            assert "path is longer than" in ignored["reason"]
+            assert [event["mode"] for event in running.events("watch.started")] == ["native"]
+            now = status.collect(config.load(home / "config.yaml"))
+            assert now.files.waiting == 0
+            assert now.files.done == 3
+            assert "path is longer than" in now.troubles[0]
+            began = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - began < 5
+    finally:
+        subprocess.run(["rm", "-rf", inbox / "d"], check=True)

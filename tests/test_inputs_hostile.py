@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ocr_watcher.errors import (
 from ocr_watcher.inputs import gif, jpeg, png, tiff
 from ocr_watcher.inputs.directories import MAX_FRACTIONS, MAX_NUMBERS
 from ocr_watcher.inputs.table import FAMILIES, HEAD_BYTES, open_document
+from tests.support import daemon, draw, until, write_config
 from tests.test_image import COLOURED, LIMITS, encode, opened, picture, png_header, read
 
 if TYPE_CHECKING:
@@ -310,6 +312,42 @@ def test_metadata_up_to_the_limits_is_no_obstacle(kind: str) -> None:
 # -- what decoding takes -------------------------------------------------------------------------
 
 
+@pytest.mark.long
+def test_the_service_reads_or_refuses_all_of_them_in_less_than_800_mib(
+    tmp_path: Path, model_store: Path
+) -> None:
+    hostile = {f"{kind}.tif": make() for kind, (make, _) in TIFFS.items()}
+    hostile["as-many-strips-as-are-allowed.tif"] = strip_a_row(20, tiff.MAX_STRIPS)
+    hostile |= {f"{kind}.{kind.split('-')[0]}": make() for kind, (make, _) in REFUSED.items()}
+    hostile |= {f"read-{kind}.{kind.split('-')[0]}": make() for kind, make in READ.items()}
+    write_config(tmp_path)
+    inbox = tmp_path / "inbox"
+    with daemon(tmp_path, {"OCR_WATCHER_MODEL_STORE": str(model_store)}, real=True) as running:
+        running.wait_for("daemon.ready")
+        draw(tmp_path / "usual.png", size=(2480, 3508)).rename(inbox / "usual.png")
+        running.wait_for("ocr.done")
+        usual_mb = peak_mb(running.pid)
+        for name, data in hostile.items():
+            (inbox / f"{name}.part").write_bytes(data)
+            (inbox / f"{name}.part").rename(inbox / name)
+        until(lambda: len(list(inbox.glob("*.json"))) == len(hostile) + 1, 120)
+        hostile_mb = peak_mb(running.pid)
+        assert running.stop() == 0
+    refused = len(list(inbox.glob("*.error.json")))
+    assert refused == len(TIFFS) + len(REFUSED)
+    assert hostile_mb < 800
+    print(
+        f"peak RSS {usual_mb:.0f} MiB after a page of A4, {hostile_mb:.0f} after {len(hostile)} hostile "
+        f"files: {refused} refused, {len(hostile) - refused} read"
+    )
+
+
+def peak_mb(pid: int) -> float:
+    """The most resident memory that a process has had (MiB)."""
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmHWM"))
+
+
 def flat_jpeg(width: int, height: int, *, scans: int) -> bytes:
     """A grey JPEG of three components without subsampling: two bits a block. In one scan, or in three."""
     data = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64)
@@ -324,7 +362,7 @@ def flat_jpeg(width: int, height: int, *, scans: int) -> bytes:
     return data + b"\xff\xd9"
 
 
-def needed_mb(data: bytes, **limits: int) -> float:
+def needed_mb(data: bytes, **limits: Any) -> float:
     """What decoding is expected to take, from the message that refuses it."""
     with pytest.raises(MemoryBudgetError) as caught:
         read(data, replace(LIMITS, max_decode_mb_ever=0, **limits))

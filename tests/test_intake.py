@@ -31,6 +31,7 @@ class World:
     clock: Clock = field(default_factory=Clock)
     log: Log = field(default_factory=Log)
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ctimes: dict[str, int] = field(default_factory=dict)
     records: dict[str, tuple[Stamp, RecordState]] = field(default_factory=dict)
     queue: list[Job] = field(default_factory=list)
     record_reads: int = 0
@@ -57,7 +58,8 @@ class World:
         if path not in self.files:
             return None
         size, mtime_ns = self.files[path]
-        return os.stat_result([stat.S_IFREG | 0o644, 1, 1, 1, 0, 0, size, 0, 0, 0], {"st_mtime_ns": mtime_ns})
+        times = {"st_mtime_ns": mtime_ns, "st_ctime_ns": self.ctimes.get(path, 0)}
+        return os.stat_result([stat.S_IFREG | 0o644, 1, 1, 1, 0, 0, size, 0, 0, 0], times)
 
     def lookup(self, path: str, stamp: Stamp) -> RecordState:
         self.record_reads += 1
@@ -480,3 +482,107 @@ def test_nothing_stays_busy_after_the_intake_starts_over() -> None:
     assert world.scan() == 0
     world.pass_(1.0)
     assert sorted(world.queued) == ["/in/a.png", "/in/b.png"]
+
+
+# -- what waits for its next try ---------------------------------------------------------------
+
+
+def failing(world: World, count: int) -> list[str]:
+    """So many files that were tried once, and wait for a cause outside them."""
+    paths = [world.add(f"/in/bad{number:03}.png") for number in range(count)]
+    tried: set[str] = set()
+    while tried < set(paths):
+        world.scan()
+        world.pass_(1.0)
+        while world.queue:
+            tried.add(world.finish(Outcome.RETRY).path)
+    world.intake.rescan_due = False
+    return paths
+
+
+def test_what_waits_for_its_next_try_takes_no_room_from_what_is_fresh() -> None:
+    world = World(queue_size=2)
+    bad = failing(world, 50)
+    assert world.intake.waiting == 50
+    good = {world.add(f"/in/good{number}.png") for number in range(6)}
+    world.scan()
+    assert not world.intake.rescan_due
+    world.pass_(1000.0)  # every pause is over
+    done: list[str] = []
+    while not good <= set(done):
+        job = world.finish(Outcome.DONE if world.queue[0].path in good else Outcome.RETRY)
+        done.append(job.path)
+        world.intake.step()
+    assert len(done) <= 2 * len(good)  # no more than one of the others for each
+    assert world.intake.waiting + world.intake.busy == 50
+    tried = set(done) - good
+    while tried != set(bad):  # and all of them have their turn
+        tried.add(world.finish(Outcome.RETRY).path)
+        world.intake.step()
+    assert tried == set(bad)
+
+
+@pytest.mark.parametrize("what", ["content", "permissions", "record"])
+def test_what_changes_does_not_wait_any_longer(what: str) -> None:
+    world = World()
+    (path,) = failing(world, 1)
+    for _ in range(5):  # pauses have grown
+        world.pass_(300.0)
+        world.finish(Outcome.RETRY)
+    world.scan()
+    world.pass_(1.0)
+    assert world.queue == []
+    match what:
+        case "content":
+            world.add(path, size=2)
+            world.intake.notice(path, closed=True)
+        case "permissions":
+            world.ctimes[path] = 1
+            world.scan()
+        case _:
+            world.intake.notice_record_removed(f"{path}.json")
+    world.pass_(1.0)
+    assert world.queued == [path]
+
+
+def test_what_is_in_the_way_is_looked_at_again_when_it_changes_and_costs_nothing_meanwhile() -> None:
+    world = World()
+    path, other = world.add("/in/a.png"), world.add("/in/a.png.json", size=7)
+    world.records[path] = (Stamp(1, 1), RecordState.BLOCKED)
+    for _ in range(10):
+        del world.files[other]  # `scan` offers every file that there is
+        found = Found(path, world.stat(path), records=True)  # type: ignore[arg-type] # it is there
+        world.files[other] = (7, 1)
+        world.intake.found(found)
+        world.pass_(100.0)
+    assert (world.queue, world.intake.waiting, world.record_reads) == ([], 0, 1)
+    assert world.intake.blocked == (path,)
+    world.files[other] = (8, 2)
+    world.records[path] = (Stamp(1, 1), RecordState.OPEN)
+    world.intake.found(found)
+    world.pass_(1.0)
+    assert world.queued == [path]
+
+
+def test_what_failed_before_the_start_waits_behind_what_is_fresh() -> None:
+    """Thousands of them would fill the queue at each start otherwise."""
+    world = World(queue_size=3)
+    for number in range(50):
+        path = world.add(f"/in/bad{number}.png")
+        world.records[path] = (Stamp(1, 1), RecordState.RETRY)
+    world.add("/in/good.png")
+    world.scan()
+    world.pass_(1.0)
+    assert len(world.queue) == 2
+    assert "/in/good.png" in world.queued
+    assert world.intake.waiting == 49
+    assert not world.intake.rescan_due
+
+
+def test_files_that_wait_for_their_next_try_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_MAX_PAUSED", 3)
+    world = World()
+    failing(world, 5)
+    assert world.intake.waiting == 3
+    world.scan()  # the others are found again
+    assert world.intake.waiting == 5

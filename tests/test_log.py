@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
+import os
+import shutil
+import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
@@ -94,6 +98,22 @@ def test_an_exception_carries_its_traceback(tmp_path: Path) -> None:
     assert line["level"] == "error"
 
 
+def test_what_ends_a_thread_is_told_by_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up("info", tmp_path / "log", 1, 1, stream=io.StringIO())
+    for error in (ValueError("why"), SystemExit()):
+        thread = threading.Thread(target=_raise, args=(error,), name="of a library")
+        thread.start()
+        thread.join()
+    (line,) = lines((tmp_path / "log").read_text())
+    assert (line["event"], line["thread"]) == ("thread.failed", "of a library")
+    assert "ValueError: why" in line["exception"]
+    assert capsys.readouterr() == ("", "")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 def test_libraries_and_warnings_take_the_same_road(tmp_path: Path) -> None:
     log.set_up("info", tmp_path / "log", 1, 1, stream=io.StringIO())
     logging.getLogger("paddlex").warning("careful: %s", "x")
@@ -130,3 +150,75 @@ def test_a_full_disk_does_not_stop_the_work(tmp_path: Path, capsys: pytest.Captu
     assert len(lines(pipe.getvalue())) == 3
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+# -- whoever reads ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, TextIO]]:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with os.fdopen(writer, "w") as stream:
+        yield reader, stream
+        for handler in logging.getLogger().handlers:
+            handler.close()
+        os.close(reader)
+
+
+def test_a_reader_who_stalls_holds_up_nobody_and_is_told_what_was_dropped(
+    tmp_path: Path, pipe: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_MAX_PENDING", 20_000)
+    reader, stream = pipe
+    log.set_up("info", tmp_path / "log", 10, 1, stream=stream)
+    for number in range(1000):
+        log.get().info("ocr.done", number=number)
+    log.flush()  # gives up soon
+    said = lines((tmp_path / "log").read_text())
+    assert [line["event"] for line in said].count("ocr.done") == 1000
+    assert [line["event"] for line in said].count("log.stalled") == 1
+    seen = b""
+    while b"log.dropped" not in seen:
+        seen += os.read(reader, 65536)
+    shown = lines(seen.decode())
+    numbers = [line["number"] for line in shown if line["event"] == "ocr.done"]
+    assert numbers == list(range(len(numbers)))
+    assert 10 < len(numbers) < 1000
+    # `log.stalled` was dropped too
+    assert shown[-1]["lines"] == 1000 - len(numbers) + 1
+    log.get().info("goes.on")
+    assert lines(os.read(reader, 65536).decode())[-1]["event"] == "goes.on"
+
+
+def test_a_reader_who_leaves_holds_up_nobody(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        log.set_up("info", tmp_path / "log", 10, 1, stream=stream)
+        os.close(reader)
+        for _ in range(10):
+            log.get().info("ocr.done")
+        log.flush()
+        assert len(lines((tmp_path / "log").read_text())) == 10
+        for handler in logging.getLogger().handlers:
+            handler.close()
+
+
+@pytest.mark.parametrize("what", ["moved", "removed", "folder removed"])
+def test_a_log_file_that_somebody_else_moves_or_removes_is_opened_again(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "logs" / "log"
+    log.set_up("info", file, 1, 1, stream=io.StringIO())
+    log.get().info("before")
+    match what:
+        case "moved":
+            file.rename(file.with_name("log-20260101"))
+        case "removed":
+            file.unlink()
+        case _:
+            shutil.rmtree(file.parent)
+    log.get().info("after")
+    log.get().info("again")
+    assert [line["event"] for line in lines(file.read_text())] == ["after", "again"]
+    if what == "moved":
+        (line,) = lines(file.with_name("log-20260101").read_text())
+        assert line["event"] == "before"

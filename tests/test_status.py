@@ -75,7 +75,8 @@ def test_beside_a_daemon(home: Path, said: Said) -> None:
         assert document["pid"] == running.pid
         assert document["files"] == {"found": 4, "done": 3, "failed": 1, "waiting": 0, "retrying": 0}
         assert document["since_start"] == {"done": 3, "failed": 1}
-        assert document["queue"] == {"size": 0, "max_size": 256, "settling": 0}
+        queue = {"size": 0, "max_size": 256, "settling": 0, "failed": 1, "oldest": None}
+        until(lambda: said.json()["queue"] == queue)
         assert 10 < document["rss_mb"] <= document["peak_rss_mb"]
         assert document["rss_limit_mb"] == 1536
         assert document["last_error"]["code"] == "unsupported_format"
@@ -122,12 +123,12 @@ def test_a_killed_daemon_does_not_look_alive(home: Path, said: Said) -> None:
 
 def test_looking_never_keeps_a_daemon_from_starting(home: Path) -> None:
     settings = config.load(home / "config.yaml")
-    with lock.hold_lock(settings):
+    with lock.hold_all(settings):
         assert lock.running(settings.state_dir) == os.getpid()
     fd = os.open(settings.state_dir / "lock", os.O_RDONLY)
     try:
         assert lock.running(settings.state_dir) is None
-        with lock.hold_lock(settings):
+        with lock.hold_all(settings):
             pass
     finally:
         os.close(fd)
@@ -143,7 +144,7 @@ def test_a_status_file_that_makes_no_sense_is_as_good_as_none(home: Path, said: 
 
 def test_a_state_folder_of_somebody_else_is_69(home: Path, said: Said) -> None:
     settings = config.load(home / "config.yaml")
-    with lock.hold_lock(settings):
+    with lock.hold_all(settings):
         pass
     os.chmod(settings.state_dir, 0)
     with unprivileged(), pytest.raises(UnavailableError, match="state folder"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
+import shutil
 import subprocess
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -15,10 +19,11 @@ from watchdog.events import FileCreatedEvent
 from watchdog.observers.api import EventEmitter
 from watchdog.observers.inotify_c import InotifyFD
 
+from ocr_watcher import names
 from ocr_watcher.inbox import watch
-from ocr_watcher.inbox.scan import Found, Leftover, walk
+from ocr_watcher.inbox.scan import Found, Leftover, OutOfReach, walk
 from ocr_watcher.inbox.watch import Event, Events, Watcher, _Handler
-from tests.support import RULES, Log, until
+from tests.support import RULES, Log, unprivileged, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,16 +132,110 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
     assert scan(tmp_path / "none") == ({}, [], ["."])
 
 
-def test_the_scan_pauses_in_large_folders(tmp_path: Path) -> None:
-    for number in range(600):
-        (tmp_path / f"{number}.json").touch()
-    steps = walk(
-        str(tmp_path),
-        RULES,
-        recursive=True,
-        trouble=lambda _where, _error: None,
-    )
-    assert list(steps) == [None, None]
+@dataclass
+class Ticking:
+    """A clock that goes on by a millisecond at each look."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+@pytest.mark.parametrize("kind", ["records", "images", "folders", "closed folders"])
+def test_the_scan_pauses_by_time_whatever_there_is_much_of(tmp_path: Path, kind: str) -> None:
+    for number in range(200):
+        if "folders" in kind:
+            (tmp_path / f"{number}").mkdir(mode=0o755 if kind == "folders" else 0)
+        else:
+            (tmp_path / (f"{number}.json" if kind == "records" else f"{number}.png")).touch()
+    tmp_path.chmod(0o755)
+    with contextlib.chdir(tmp_path), unprivileged():
+        steps = walk(
+            ".",
+            RULES,
+            recursive=True,
+            trouble=lambda _where, _error: None,
+            clock=Ticking(),
+        )
+        pauses = sum(step is None for step in steps)
+    # Every five looks at the clock, and there is one at each entry and each folder, up and down.
+    assert pauses >= 200 // 5 - 1
+
+
+def test_a_tree_of_any_depth_needs_few_descriptors_and_is_walked_once(tmp_path: Path) -> None:
+    """Two folders at each level, so that there is something left to do on the whole way back up."""
+    here, made = os.open(tmp_path, os.O_RDONLY), 0
+    while made < 400:
+        for name in ("a", "b"):
+            os.mkdir(name, dir_fd=here)
+        os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        below = os.open("a" if made % 2 else "b", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here, made = below, made + 1
+    os.close(here)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    with mock.patch.object(os, "open", wraps=os.open) as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 24, limit[1]))
+        try:
+            found, _, troubles = scan(tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert troubles == []
+    assert len(found) == 400
+    assert opened.call_count <= 2 * 800 + 1  # each folder on the way down, and the one above it on the way up
+    assert len(os.listdir("/proc/self/fd")) == open_now
+
+
+@pytest.mark.parametrize("also_above", [False, True])
+def test_folders_moved_while_they_are_walked_lead_nowhere_else(tmp_path: Path, also_above: bool) -> None:
+    """The way back up leads through "..", which is another folder by then."""
+    inbox, outside = tmp_path / "inbox", tmp_path / "outside"
+    deep = inbox.joinpath(*"abcdefghijklmnopqrstuvwxyz")
+    deep.mkdir(parents=True)
+    for folder in deep.parents:
+        if folder.is_relative_to(inbox):
+            (folder / "side").mkdir()
+            (folder / "side" / "x.png").touch()
+    (deep / "here.png").touch()
+    outside.mkdir()
+    (outside / "secret.png").touch()
+    met, troubles = [], []
+    for item in walk(
+        str(inbox), RULES, recursive=True, trouble=lambda where, _error: troubles.append(Path(where).name)
+    ):
+        if isinstance(item, Found):
+            met.append(os.path.relpath(item.path, inbox))
+            if item.path.endswith("here.png"):
+                (inbox / "a" / "b" / "c").rename(outside / "c")
+                if also_above:
+                    (inbox / "a" / "b").rename(outside / "b")
+                    (inbox / "a" / "b").symlink_to(outside)
+    assert "secret.png" not in {Path(path).name for path in met}
+    expected = {"side/x.png", "a/side/x.png", "a/b/side/x.png"}
+    assert expected - set(met) <= ({"a/b/side/x.png"} if also_above else set())
+    assert set(troubles) <= ({"b"} if also_above else set())
+
+
+def test_paths_too_long_to_be_read_are_told(tmp_path: Path) -> None:
+    """The scan could go there, whoever else speaks of a path could not."""
+    name, here, path = "d" * 100, os.open(tmp_path, os.O_RDONLY), tmp_path
+    while len(os.fsencode(path)) + len(name) + 1 < 4095 - len("/x.png.error.json"):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here, path = below, path / name
+    long = "y" * (names.MAX_PATH_BYTES - len(os.fsencode(path)) - 1 - 4)
+    for file in ("x.png", f"{long}.png", f"{long}z.png"):
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.mkdir("e" * 255, dir_fd=here)
+    os.close(here)
+    items = list(walk(str(tmp_path), RULES, recursive=True, trouble=lambda _where, _error: None))
+    assert {Path(item.path).name for item in items if isinstance(item, Found)} == {"x.png", f"{long}.png"}
+    told = {Path(item.path).name for item in items if isinstance(item, OutOfReach)}
+    assert told == {f"{long}z.png", "e" * 255}
 
 
 def test_what_is_done_is_left_out_while_it_has_a_record(tmp_path: Path) -> None:
@@ -308,6 +407,7 @@ def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
     try:
         assert not again.polls
         assert again.is_alive()
+        list(events.drain())  # what the first watcher told
         deep.write_bytes(b"xx")
         wait_for(events, Event("file", str(deep), closed=True))
     finally:
@@ -317,6 +417,41 @@ def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
 def _told_of_a_write(path: Path, events: Events) -> bool:
     path.write_bytes(b"x")  # again and again, since the first may come before the watch
     return any(event.path == str(path) for event in events.drain())
+
+
+def test_a_folder_is_moved_away_another_takes_its_name_and_both_are_removed(
+    tmp_path: Path, inbox: Path, events: Events, watcher: Watcher
+) -> None:
+    """The watch of the first stays under its old path, and its end would be the end of watchdog's thread."""
+    folder, away = inbox / "d", tmp_path / "away"
+    folder.mkdir()
+    until(lambda: _told_of_a_write(folder / "a.png", events))
+    folder.rename(away)
+    folder.mkdir()
+    until(lambda: _told_of_a_write(folder / "b.png", events))
+    shutil.rmtree(folder)
+    shutil.rmtree(away)
+    (inbox / "last.png").write_bytes(b"x")
+    wait_for(events, Event("file", str(inbox / "last.png"), closed=True))
+    assert watcher.is_alive()
+
+
+def test_a_bug_over_an_event_is_told_and_the_inbox_polled(
+    inbox: Path, events: Events, watcher: Watcher, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: object, _event: object) -> None:
+        raise KeyError(b"scripted")
+
+    monkeypatch.setattr("watchdog.observers.inotify.InotifyWatchGroup._build_event_source_path", fail)
+    (inbox / "a.png").write_bytes(b"x")
+    until(watcher.ensure)
+    assert watcher.is_alive()
+    assert watcher.polls
+    assert log.named("watch.started")[-1]["reason"] == "inotify: KeyError"
+    assert len(log.named("watch.trouble")) == 1
+    monkeypatch.undo()
+    (inbox / "b.png").write_bytes(b"x")  # events still come
+    wait_for(events, Event("file", str(inbox / "b.png"), closed=True))
 
 
 def test_folders_without_a_watch_are_said_and_polled(inbox: Path, events: Events, log: Log) -> None:
@@ -350,3 +485,20 @@ def test_an_error_in_the_handler_is_logged_and_asks_for_a_rescan(events: Events,
     handler = _Handler(events, log)  # type: ignore[arg-type]
     handler.dispatch(FileCreatedEvent(src_path=object()))  # type: ignore[arg-type] # what no observer sends
     assert events.lost
+
+
+@pytest.mark.usefixtures("watcher")
+def test_a_deep_folder_moved_in_is_one_event(tmp_path: Path, inbox: Path, events: Events) -> None:
+    deep = tmp_path / "whole"
+    try:
+        for folder in reversed([deep.joinpath(*["d"] * 1100), *deep.joinpath(*["d"] * 1100).parents]):
+            folder.mkdir(exist_ok=True)
+        deep.rename(inbox / "whole")
+        wait_for(events, Event("folder", str(inbox / "whole")))
+        (inbox / "whole").rename(inbox / "again")
+        wait_for(events, Event("folder", str(inbox / "again")))
+        assert list(events.drain()) == []
+        (inbox / "again" / "d" / "a.png").write_bytes(b"x")
+        wait_for(events, Event("file", str(inbox / "again" / "d" / "a.png"), closed=True))
+    finally:
+        subprocess.run(["rm", "-rf", inbox / "whole", inbox / "again", deep], check=True)

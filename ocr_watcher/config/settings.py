@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ocr_watcher.config.real_path import real_path
 from ocr_watcher.privacy import cache_folder
 
 MODEL_STORE_VARIABLE = "OCR_WATCHER_MODEL_STORE"
@@ -86,13 +87,8 @@ def _absolute(value: object, info: ValidationInfo) -> Path:
     return Path(os.path.abspath(base / expanded))
 
 
-def _real(path: Path) -> Path:
-    """Follow symbolic links, so that two names of one folder compare equal. A loop of links is no error."""
-    return Path(os.path.realpath(path))
-
-
 def _is_inside(inner: Path, outer: Path) -> bool:
-    return _real(inner).is_relative_to(_real(outer))
+    return real_path(inner).is_relative_to(real_path(outer))
 
 
 def _one_or_many(value: object) -> object:
@@ -109,9 +105,9 @@ def _one_or_many(value: object) -> object:
 def _no_duplicates(inboxes: tuple[Path, ...]) -> tuple[Path, ...]:
     seen: set[Path] = set()
     for inbox in inboxes:
-        if _real(inbox) in seen:
+        if real_path(inbox) in seen:
             raise _refused(f"must not name a folder twice: {inbox}")
-        seen.add(_real(inbox))
+        seen.add(real_path(inbox))
     return inboxes
 
 
@@ -388,11 +384,6 @@ class Settings(Section):
         http = self.http or HttpSettings.model_validate({"spool": f"{self.state_dir}-http"})
         given = {"host": host, "port": port}
         return http.model_copy(update={key: value for key, value in given.items() if value is not None})
-
-    @property
-    def inboxes(self) -> tuple[Path, ...]:
-        """Every folder that the daemon works on: the inboxes, and the spool of the HTTP server."""
-        return (*self.watch.inbox, *((self.http.spool,) if self.http is not None else ()))
 
     @field_validator("logging")
     @classmethod

@@ -27,9 +27,6 @@ _MARKS: Final = (
     (re.compile(rb".*%PDF-", re.DOTALL), ".pdf"),
 )
 
-EXTENSIONS: Final = tuple(extension for _, extension in _MARKS)
-"""Every extension that `extension_of` gives."""
-
 
 def extension_of(head: bytes) -> str | None:
     """The extension for a file that begins with `head` (its first `HEAD_BYTES`); None: nothing we read."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+"""How a folder is opened; with O_NOFOLLOW everywhere but at an inbox itself."""
 # O_NONBLOCK: opening a named pipe that was swapped in must not hang the consumer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -57,10 +58,10 @@ def open_folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
 
 def descend(root: str | Path, parts: tuple[str, ...]) -> int:
     """Open the folder `parts` below `root`; the caller closes the descriptor. Raises OSError."""
-    fd = os.open(root, _FOLDER)
+    fd = os.open(root, FOLDER)
     for part in parts:
         try:
-            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+            below = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=fd)
         finally:
             os.close(fd)
         fd = below
@@ -105,13 +106,47 @@ def remove_leftover(folder: int, name: str) -> bool | None:
     Returns False where it cannot be removed, None where it is still being written: its writer holds a lock on
     it (`outputs.commit`), as `once` does beside a daemon.
     """
-    if _is_locked(folder, name):
-        return None
+    return None if _is_locked(folder, name) else discard(folder, name)
+
+
+# Folders in which a file can be made, but neither renamed nor removed (append-only ones, some drop boxes), by
+# device and inode: a temporary file that is left there.
+_stuck: dict[tuple[int, int], str] = {}
+_MAX_STUCK = 1000
+
+
+def discard(folder: int, name: str) -> bool:
+    """Remove a temporary file; False where that is impossible, which `check_can_rename` then knows."""
+    identity = _identity(folder)
     try:
         os.unlink(name, dir_fd=folder)
-    except OSError as error:
-        return error.errno == errno.ENOENT
+    except FileNotFoundError:
+        pass
+    except OSError:
+        if len(_stuck) >= _MAX_STUCK:
+            _stuck.clear()  # one more file is left in each, and they are known again
+        _stuck[identity] = name
+        return False
+    if _stuck.get(identity) == name:
+        del _stuck[identity]
     return True
+
+
+def check_can_rename(folder: int) -> None:
+    """Raise OSError in a folder in which a temporary file would stay for ever, as one did before.
+
+    The one that is there tells, by whether it can be removed now.
+    """
+    left = _stuck.get(_identity(folder))
+    if left is not None and not discard(folder, left):
+        raise PermissionError(
+            errno.EPERM, "files can be made in this folder, but neither renamed nor removed"
+        )
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_locked(folder: int, name: str) -> bool:

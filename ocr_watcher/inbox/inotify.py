@@ -2,16 +2,20 @@
 
 The one place that reaches into watchdog: everything it overrides was read in watchdog 7.1.0. There a tree is
 walked by `os.walk`, which is recursive until Python 3.12, so that a thousand levels end in a RecursionError
-and the observer's thread with it; and a folder that cannot be watched is passed over in silence.
+and the observer's thread with it; a folder that cannot be watched is passed over in silence; and any mistake
+over an event, as over a folder that is moved away and made anew, ends the thread that all inboxes need.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from watchdog.events import DirCreatedEvent, DirMovedEvent
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver, InotifyWatchGroup
 from watchdog.observers.inotify_c import (
@@ -22,9 +26,16 @@ from watchdog.observers.inotify_c import (
     WatchCallback,
     WatchDescriptor,
 )
+from watchdog.observers.inotify_move_event_grouper import GroupedInotifyEvent, PathedInotifyEvent
 
-Unwatched = Callable[[str, OSError], None]
-"""Told a folder below an inbox for which there is no watch, and why. Called by the observer's threads."""
+# Gone again: the watch of the folder above has told of that. Or too long a path: the scan leaves it out too.
+_NO_MATTER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+Unwatched = Callable[[str, Exception], None]
+"""Told a folder below an inbox for which there is no watch, and why. Called by the observer's threads.
+
+OSError where the operating system refuses; anything else is a mistake over an event of the inbox itself.
+"""
 
 
 def make_observer(unwatched: Unwatched) -> BaseObserver:
@@ -37,6 +48,29 @@ class _Group(InotifyWatchGroup):
     """The watches of one inbox."""
 
     unwatched: Unwatched | None = None
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """Something happened in a watched folder."""
+        with self._surviving():
+            super().on_event(event)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """A watched folder is gone."""
+        with self._surviving():
+            super().on_watch_deleted(wd)
+
+    def on_queue_overflow(self) -> None:
+        """Events were lost."""
+        with self._surviving():
+            super().on_queue_overflow()
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the reader's thread is everybody's
+            if self.unwatched is not None:
+                self.unwatched(os.path.join(os.fsdecode(self.path), ""), error)
 
     def _add_all_callbacks(self, path: bytes) -> None:
         """Watch a folder and all below it.
@@ -60,14 +94,19 @@ class _Group(InotifyWatchGroup):
         except OSError as error:
             if path == self.path:
                 raise
-            # Gone again: its parent's watch has told of that.
-            if self.unwatched is not None and not isinstance(error, FileNotFoundError | NotADirectoryError):
+            if self.unwatched is not None and error.errno not in _NO_MATTER:
                 self.unwatched(os.fsdecode(path), error)
             return False
         known = self._active_callbacks_by_path.get(path) == wd
         self._active_callbacks_by_path[path] = wd
         self._active_callbacks_by_watch[wd] = path
         return not known
+
+    def _remove_watch_internally(self, wd: WatchDescriptor) -> None:
+        """Forget a watch. Its path may belong to another one by now, which may be forgotten as well."""
+        path = self._active_callbacks_by_watch.pop(wd, None)
+        if path is not None and self._active_callbacks_by_path.get(path) == wd:
+            del self._active_callbacks_by_path[path]
 
     def _recursive_simulate(self, src_path: bytes) -> list[InotifyEvent]:  # noqa: ARG002 - watchdog's signature
         """No made-up events for what a new folder holds: its own event leads to a scan, which finds it."""
@@ -90,6 +129,19 @@ class _Emitter(InotifyEmitter):
             follow_symlink=self.watch.follow_symlink,
             unwatched=self._unwatched,
         )
+
+    def build_and_queue_event(self, event: GroupedInotifyEvent, *, full_events: bool = False) -> None:
+        """A folder that was moved in or about is one event: the scan that it leads to finds what is in it.
+
+        watchdog makes up an event for everything in it, by `os.walk` again.
+        """
+        first, last = (event, event) if isinstance(event, PathedInotifyEvent) else event
+        if not last.ev.is_directory or not last.ev.is_moved_to:
+            super().build_and_queue_event(event, full_events=full_events)
+        elif first is not last:
+            self.queue_event(DirMovedEvent(os.fsdecode(first.path), os.fsdecode(last.path)))
+        else:
+            self.queue_event(DirCreatedEvent(os.fsdecode(last.path)))
 
 
 class _WatchFD(InotifyFD):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.inbox import records
-from ocr_watcher.inbox.ready import Ignore, Rules, Sight, Wait, judge
+from ocr_watcher.inbox.ready import Ignore, Ready, Rules, Sight, Wait, judge
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Job, Outcome, Stamp
 
@@ -31,9 +31,16 @@ if TYPE_CHECKING:
 # dropped share is often back at once; five minutes is as long as somebody waits who has mended it.
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 300.0
+# Files that wait for their next try; about 500 bytes each. Others are found again by the next scan.
+_MAX_PAUSED = 100_000
+# Files in whose place somebody else's record stands; about 300 bytes each.
+_MAX_BLOCKED = 100_000
+# How many of them are looked at in one step.
+_PAUSED_A_STEP = 100
 # Settling files beyond the queue's own room: enough that a burst is not cut into rescans.
 _WAITING_PER_SLOT = 4
 _MAX_TOLD = 10_000
+_SETTLED = (RecordState.DONE, RecordState.FAILED)
 # Finished files of which the record is not read again at a rescan; about 200 bytes each.
 _MAX_KNOWN = 1_000_000
 
@@ -43,7 +50,19 @@ class _Waiting:
     sight: Sight | None
     closed: bool
     due: float
-    pause_until: float = 0.0  # a retry: not before this
+
+
+@dataclass
+class _Paused:
+    """A file that waits for its next try, for a cause outside it.
+
+    `version` changes with everything about the file that could end the cause: content, name, permissions.
+    """
+
+    sight: Sight
+    version: int
+    tries: int
+    until: float
 
 
 def lstat(path: str) -> os.stat_result | None:
@@ -54,8 +73,16 @@ def lstat(path: str) -> os.stat_result | None:
         return None
 
 
+def _version(status: os.stat_result) -> int:
+    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+
+
 class Intake:
-    """Settling files, the files in the queue or in hand, and what is known to be done."""
+    """Settling files, those that wait for their next try, the files in the queue or in hand, what is done.
+
+    What waits for its next try takes no room from what is fresh: it has a place of its own, and one file of
+    it at a time is in the queue.
+    """
 
     def __init__(
         self,
@@ -81,7 +108,11 @@ class Intake:
         self._heap: list[tuple[float, int, str]] = []  # (due, tie-break, path); stale entries are skipped
         self._ties = itertools.count()
         self._busy: set[str] = set()  # in the queue or in the consumer's hand
-        self._retries: dict[str, int] = {}
+        self._paused: dict[str, _Paused] = {}
+        self._paused_heap: list[tuple[float, int, str]] = []  # as `_heap`
+        self._tries: dict[str, int] = {}  # of the files that were paused and are in the queue or in hand
+        # path -> what was seen of the file and of the record in its way
+        self._blocked: dict[str, tuple[int, int]] = {}
         self._returned: set[str] = set()  # offered before, and came back without an end
         # path -> hash of the version whose record was read: a rescan of 100,000 finished files
         # must not read 100,000 records again
@@ -89,12 +120,18 @@ class Intake:
         self.failed: set[str] = set()  # of these, the ones whose record is an error record
         self._told: set[str] = set()
         self._queue_full = False
-        self.rescan_due = False
+        self.rescan_due = False  # for want of room
+        self.scan_wanted = False  # for something that happened; may wait a little
 
     @property
     def waiting(self) -> int:
-        """Files that were noticed and not yet queued."""
-        return len(self._waiting)
+        """Files that were noticed and not yet queued, or wait for their next try."""
+        return len(self._waiting) + len(self._paused)
+
+    @property
+    def blocked(self) -> tuple[str, ...]:
+        """Files that are not tried before somebody moves the file that has their sidecar's name."""
+        return tuple(self._blocked)
 
     @property
     def busy(self) -> int:
@@ -112,6 +149,8 @@ class Intake:
         """Something happened at `path`; it is judged now or when it has settled."""
         if not self._is_wanted(path) or path in self._busy:
             return  # what happens to a busy file is seen when it is completed
+        if path in self._paused and not self._has_changed(path, self._stat(path)):
+            return
         if path in self._waiting:
             entry = self._waiting[path]
             entry.closed = entry.closed or closed
@@ -127,22 +166,44 @@ class Intake:
         folder, name = os.path.split(path)
         image = names.document_of(name)
         if image is not None and names.is_shortened(image):
-            self.rescan_due = True
+            self.scan_wanted = True
         elif image is not None:
             path = os.path.join(folder, image)
-            if path in self._waiting:  # it may be what stood in the way: do not wait any longer
-                self._waiting[path].pause_until = 0.0
+            self._paused.pop(path, None)  # it may be what stood in the way: do not wait any longer
+            self._blocked.pop(path, None)
             self.notice(path)
 
     def found(self, found: Found) -> bool:
         """The scan met a file: True where its record says that it is done or has failed for good."""
-        path, stamp = found.path, Stamp.of(found.status)
+        path = found.path
         if path in self._busy or path in self._waiting:
             return False
-        if found.records and self._is_settled_by_record(path, stamp):
-            return True
+        if path in self._paused and not self._has_changed(path, found.status):
+            return False
+        if path in self._blocked and self._blocked[path] == self._block(path, found.status):
+            return False
+        if found.records:
+            state = self._by_record(path, found.status)
+            if state is RecordState.RETRY:
+                self._pause(path, found.status, tries=0)
+            if state is not RecordState.OPEN:
+                return state in _SETTLED
         self.notice(path)
         return False
+
+    def ignore(self, path: str, reason: str) -> None:
+        """Say that something with an image's name is not read."""
+        if self.is_new(path):
+            self._log.warning("file.ignored", path=path, reason=reason)
+
+    def is_new(self, path: str) -> bool:
+        """True once for each path: what is met at every scan is said at the first."""
+        if path in self._told:
+            return False
+        if len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        self._told.add(path)
+        return True
 
     def knows(self, path: str, status: os.stat_result) -> bool:
         """Whether this version's record was read before, and nothing is to be done about the file."""
@@ -176,7 +237,11 @@ class Intake:
         """
         self._waiting.clear()
         self._heap.clear()
+        self._paused.clear()
+        self._paused_heap.clear()
+        self._blocked.clear()
         self._busy = set(still_busy)
+        self._tries = {path: tries for path, tries in self._tries.items() if path in self._busy}
         self.rescan_due = True
 
     # -- judging -------------------------------------------------------------------------------
@@ -184,6 +249,11 @@ class Intake:
     def step(self) -> float | None:
         """Judge every file that is due; returns the monotonic time of the next one (None: none waits)."""
         self._queue_full = False
+        # One of those that were tried before goes first, because there is never more than one in the queue.
+        dues = [self._step_paused(), self._step_waiting()]
+        return None if self._queue_full else min((due for due in dues if due is not None), default=None)
+
+    def _step_waiting(self) -> float | None:
         while self._heap:
             due, _, path = self._heap[0]
             entry = self._waiting.get(path)
@@ -198,56 +268,67 @@ class Intake:
                 return None  # a completed job will call again
         return None
 
+    def _step_paused(self) -> float | None:
+        for _ in range(_PAUSED_A_STEP):
+            while self._paused_heap and self._is_stale(*self._paused_heap[0]):
+                heapq.heappop(self._paused_heap)
+            if self._tries or not self._paused_heap:
+                return None  # one at a time: its end will call again
+            due, _, path = self._paused_heap[0]
+            if due > self._clock():
+                return due
+            heapq.heappop(self._paused_heap)
+            self._try_again(path, self._paused[path])
+            if self._queue_full:
+                return None
+        return self._clock()
+
+    def _is_stale(self, until: float, _tie: int, path: str) -> bool:
+        paused = self._paused.get(path)
+        return paused is None or paused.until != until
+
     def completed(self, job: Job, outcome: Outcome) -> None:
         """The consumer is through with a job."""
         path = job.path
         self._busy.discard(path)
+        tries = self._tries.pop(path, 0)
         if outcome in (Outcome.RETRY, Outcome.RESETTLE, Outcome.PAUSED):
             self._returned.add(path)
         else:
             self._returned.discard(path)
-        if outcome is Outcome.RETRY:
-            tries = self._retries[path] = self._retries.get(path, 0) + 1
-            pause = min(_FIRST_PAUSE_S * 2 ** min(tries - 1, 16), _LONGEST_PAUSE_S)
-            entry = self._waiting[path] = _Waiting(None, False, 0.0, self._clock() + pause)  # noqa: FBT003
-            self._look(path, entry)
-            return
-        self._retries.pop(path, None)
-        if outcome in (Outcome.DONE, Outcome.FAILED):
-            self._remember(path, job.stamp, failed=outcome is Outcome.FAILED)
-            status = self._stat(path)
-            if status is not None and Stamp.of(status) != job.stamp:
-                self.notice(path)  # replaced since
-        elif outcome in (Outcome.RESETTLE, Outcome.PAUSED):
+        if outcome in (Outcome.RESETTLE, Outcome.PAUSED):
             self.notice(path)
+        elif outcome in (Outcome.DONE, Outcome.FAILED, Outcome.RETRY):
+            status = self._stat(path)
+            if outcome is not Outcome.RETRY:
+                self._remember(path, job.stamp, failed=outcome is Outcome.FAILED)
+            if status is None:
+                self._returned.discard(path)
+            elif Stamp.of(status) != job.stamp:
+                self.notice(path)  # replaced since
+            elif outcome is Outcome.RETRY:
+                self._pause(path, status, tries=tries + 1)
 
     def _look(self, path: str, entry: _Waiting) -> None:
         """Judge one waiting file: keep it waiting, drop it, or queue it."""
         now = self._clock()
-        verdict = judge(self._stat(path), entry.sight, now=now, closed=entry.closed, rules=self._rules)
-        if isinstance(verdict, Ignore):
-            del self._waiting[path]
-            self._retries.pop(path, None)
-            self._returned.discard(path)
-            if verdict.reason:
-                self._tell_ignored(path, verdict.reason)
-            return
+        status = self._stat(path)
+        verdict = judge(status, entry.sight, now=now, closed=entry.closed, rules=self._rules)
         if isinstance(verdict, Wait):
-            self._wait(path, entry, verdict.sight, max(verdict.until, entry.pause_until))
+            self._wait(path, entry, verdict.sight, verdict.until)
             return
-        if now < entry.pause_until:
-            self._wait(path, entry, entry.sight, entry.pause_until)
-            return
-        if self._is_settled_by_record(path, verdict.stamp):
+        if isinstance(verdict, Ignore) or status is None:
             del self._waiting[path]
+            self._drop(path, verdict)
             return
-        root, parts, name = self._split(path)
-        redelivered = path in self._returned
-        if self._offer(Job(root, parts, name, verdict.stamp, verdict.settled, now, redelivered)):
+        state = self._by_record(path, status)
+        if state is not RecordState.OPEN:
             del self._waiting[path]
-            self._busy.add(path)
+            if state is RecordState.RETRY:
+                self._pause(path, status, tries=0, sight=entry.sight)
+        elif self._queue(path, verdict, redelivered=path in self._returned):
+            del self._waiting[path]
         else:
-            self._queue_full = True
             self._wait(path, entry, entry.sight, now)
 
     def _wait(self, path: str, entry: _Waiting, sight: Sight | None, until: float) -> None:
@@ -255,12 +336,83 @@ class Intake:
         entry.sight, entry.closed, entry.due = sight, False, until
         heapq.heappush(self._heap, (until, next(self._ties), path))
 
-    def _is_settled_by_record(self, path: str, stamp: Stamp) -> bool:
-        state = self._lookup(path, stamp)
-        if state not in (RecordState.DONE, RecordState.FAILED):
+    def _queue(self, path: str, verdict: Ready, *, redelivered: bool) -> bool:
+        """Offer a file to the consumer; False where there is no room."""
+        root, parts, name = self._split(path)
+        job = Job(root, parts, name, verdict.stamp, verdict.settled, self._clock(), redelivered)
+        self._queue_full = not self._offer(job)
+        if not self._queue_full:
+            self._busy.add(path)
+        return not self._queue_full
+
+    def _drop(self, path: str, verdict: Ready | Wait | Ignore) -> None:
+        self._returned.discard(path)
+        if isinstance(verdict, Ignore) and verdict.reason:
+            self.ignore(path, f"it is {verdict.reason}, not a file")
+
+    # -- trying again --------------------------------------------------------------------------
+
+    def _pause(self, path: str, status: os.stat_result, *, tries: int, sight: Sight | None = None) -> None:
+        """Let a file wait for its next try, after `tries` in this process."""
+        self._known.pop(path, None)
+        if len(self._paused) >= _MAX_PAUSED and path not in self._paused:
+            return
+        now = self._clock()
+        pause_s = min(_FIRST_PAUSE_S * 2 ** min(tries - 1, 16), _LONGEST_PAUSE_S) if tries else 0.0
+        sight = sight or Sight(Stamp.of(status), now)
+        self._paused[path] = _Paused(sight, _version(status), tries, 0.0)
+        self._pause_until(path, now + pause_s)
+
+    def _pause_until(self, path: str, until: float) -> None:
+        self._paused[path].until = until
+        heapq.heappush(self._paused_heap, (until, next(self._ties), path))
+
+    def _has_changed(self, path: str, status: os.stat_result | None) -> bool:
+        """Whether a paused file is not what it was: then it is as fresh as any other."""
+        if status is not None and _version(status) == self._paused[path].version:
             return False
-        self._remember(path, stamp, failed=state is RecordState.FAILED)
+        del self._paused[path]
         return True
+
+    def _try_again(self, path: str, paused: _Paused) -> None:
+        """The pause of a file is over: queue it, unless there is nothing left to do."""
+        status = self._stat(path)
+        verdict = judge(status, paused.sight, now=self._clock(), closed=False, rules=self._rules)
+        if isinstance(verdict, Ignore) or status is None:
+            del self._paused[path]
+            self._drop(path, verdict)
+        elif self._has_changed(path, status):
+            self.notice(path)
+        elif isinstance(verdict, Wait):
+            self._pause_until(path, verdict.until)
+        elif self._by_record(path, status) not in (RecordState.OPEN, RecordState.RETRY):
+            del self._paused[path]
+        elif self._queue(path, verdict, redelivered=True):
+            del self._paused[path]
+            self._tries[path] = paused.tries
+        else:
+            self._pause_until(path, self._clock())
+
+    # -- records -------------------------------------------------------------------------------
+
+    def _by_record(self, path: str, status: os.stat_result) -> RecordState:
+        """What its records say of a file, remembered."""
+        stamp = Stamp.of(status)
+        state = self._lookup(path, stamp)
+        if state in _SETTLED:
+            self._remember(path, stamp, failed=state is RecordState.FAILED)
+        elif state is RecordState.BLOCKED:
+            self._known.pop(path, None)
+            if len(self._blocked) >= _MAX_BLOCKED:
+                self._blocked.clear()  # their records are read again by the next scan
+            self._blocked[path] = self._block(path, status)
+        return state
+
+    def _block(self, path: str, status: os.stat_result) -> tuple[int, int]:
+        """What changes where a blocked file, or the file in its way, does."""
+        folder, name = os.path.split(path)
+        in_the_way = self._stat(os.path.join(folder, names.records_of(name).sidecar))
+        return _version(status), 0 if in_the_way is None else _version(in_the_way)
 
     def _remember(self, path: str, stamp: Stamp, *, failed: bool) -> None:
         if len(self._known) >= _MAX_KNOWN and path not in self._known:
@@ -279,19 +431,10 @@ class Intake:
 
     def _is_wanted(self, path: str) -> bool:
         name = path.rpartition(os.sep)[2]
-        if not self._rules.wants(name):
+        if not self._rules.wants(name) or not names.is_in_reach(path):
             return False
         try:
             _, parts, _ = self._split(path)
         except ValueError:
             return False
         return not any(self._rules.ignores(part) for part in parts)
-
-    def _tell_ignored(self, path: str, reason: str) -> None:
-        """Say once, not at every scan, that something with an image's name is not read."""
-        if path in self._told:
-            return
-        if len(self._told) >= _MAX_TOLD:
-            self._told.clear()
-        self._told.add(path)
-        self._log.warning("file.ignored", path=path, reason=f"it is {reason}, not a file")

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from ocr_watcher import names
+from ocr_watcher.errors import OutputExistsError
 from ocr_watcher.inbox.files import stat_file
 from ocr_watcher.job import Stamp
 
@@ -40,6 +41,7 @@ class RecordState(Enum):
     DONE = "done"
     FAILED = "failed"
     RETRY = "retry"  # failed for a cause outside the file; is tried again
+    BLOCKED = "blocked"  # somebody else's file has the sidecar's name, and the error record has said so
 
 
 def lookup(document: str, stamp: Stamp, *, folder: int | None = None) -> RecordState:
@@ -48,22 +50,33 @@ def lookup(document: str, stamp: Stamp, *, folder: int | None = None) -> RecordS
     `document` is a path, or a file name with the descriptor of its open folder. A record that cannot
     be read counts as none: the document is then done again, which does no harm.
     """
+    try:
+        return _lookup(document, stamp, folder)
+    except (OSError, ValueError, AttributeError):
+        return RecordState.OPEN
+
+
+def _lookup(document: str, stamp: Stamp, folder: int | None) -> RecordState:
     head, tail = os.path.split(document)
     own = names.records_of(tail)
+    sidecar = os.path.join(head, own.sidecar)
     try:
-        if _describes(_read(folder, os.path.join(head, own.sidecar), _HEAD_BYTES), b"ok", tail, stamp):
-            return RecordState.DONE
-        # Error records are few and short, so they are read whole: whether they are final stands at the end.
-        record = _read(folder, os.path.join(head, own.error), 1 << 16)
-    except OSError:
+        found = _read(folder, sidecar, _HEAD_BYTES)
+    except PermissionError:  # not ours, which could be read
+        found = None
+    if _describes(found, b"ok", tail, stamp):
+        return RecordState.DONE
+    # Error records are few and short, so they are read whole: whether they are final stands at the end.
+    record = _read(folder, os.path.join(head, own.error), 1 << 16)
+    if record is None or not _describes(record, b"failed", tail, stamp):
         return RecordState.OPEN
-    if not _describes(record, b"failed", tail, stamp):
-        return RecordState.OPEN
-    try:
-        error = json.loads(record or b"").get("error", {})
-    except (ValueError, AttributeError):
-        return RecordState.OPEN
-    return RecordState.RETRY if error.get("will_retry") else RecordState.FAILED
+    error = json.loads(record).get("error", {})
+    if not error.get("will_retry"):
+        return RecordState.FAILED
+    if error.get("code") != OutputExistsError.code:
+        return RecordState.RETRY
+    in_the_way = _is_somebody_elses(found) if found is not None else _is_there(folder, sidecar)
+    return RecordState.BLOCKED if in_the_way else RecordState.OPEN
 
 
 @dataclass(frozen=True)
@@ -103,10 +116,20 @@ def is_foreign(folder: int, name: str) -> bool:
     if status is None:
         return False
     head = _read(folder, name, _HEAD_BYTES)
-    if head is None:
-        return True  # a folder, a link
+    return head is None or _is_somebody_elses(head)  # None: a folder, a link
+
+
+def _is_somebody_elses(head: bytes) -> bool:
     # Empty or binary zeros: what a power loss leaves of a file whose data never reached the disk.
     return bool(head.strip(b"\0 \t\r\n")) and not head.startswith(_OURS)
+
+
+def _is_there(folder: int | None, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _read(folder: int | None, name: str, limit: int) -> bytes | None:

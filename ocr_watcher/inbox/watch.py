@@ -265,11 +265,13 @@ class Watcher:
             self._observer.join(2.0)
         self._observer = None
 
-    def _unwatched(self, folder: str, error: OSError) -> None:
+    def _unwatched(self, folder: str, error: Exception) -> None:
         """Called by the observer's threads: there is no watch for this folder."""
         for inbox in self._inboxes:
-            if folder.startswith(f"{inbox}{os.sep}"):
-                self._partly.setdefault(str(inbox), _no_watch(error))
+            if folder.startswith(f"{inbox}{os.sep}") and str(inbox) not in self._partly:
+                self._partly[str(inbox)] = _no_watch(error)
+                if not isinstance(error, OSError):
+                    self._log.error("watch.trouble", inbox=str(inbox), exc_info=error)
 
     def _poll_what_is_unwatched(self) -> bool:
         """Turn to polling where not every folder has a watch; events of the others still come."""
@@ -313,7 +315,7 @@ class Watcher:
             return _no_watch(error)
         except Exception as error:  # noqa: BLE001 - a bug of the observer's must not take the service with it
             self._log.exception("watch.trouble", inbox=str(inbox))
-            return f"inotify: {type(error).__name__}"
+            return _no_watch(error)
         self._threads = {
             thread
             for thread in threading.enumerate()
@@ -323,8 +325,10 @@ class Watcher:
         return ""
 
 
-def _no_watch(error: OSError) -> str:
+def _no_watch(error: Exception) -> str:
     """Why a folder has no watch, and what to do: no watches left (ENOSPC), no instances left (EMFILE)."""
+    if not isinstance(error, OSError):
+        return f"inotify: {type(error).__name__}"
     if error.errno in {errno.ENOSPC, errno.EMFILE}:
         return f"inotify: {error.strerror}; raise fs.inotify.max_user_watches and max_user_instances"
     return f"inotify: {error.strerror}"

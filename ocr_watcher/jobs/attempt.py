@@ -64,6 +64,8 @@ _WORTH_A_RECYCLE_MB = 100
 # A long document lets others go first after this time (s): long enough that opening it again costs little,
 # short enough that somebody who drops a receipt beside a thousand pages sees it read.
 _TURN_S = 30.0
+# The same where somebody waits for an answer by HTTP.
+_SHORT_TURN_S = 3.0
 # After so many pages in a row that took too much time or memory, the rest of the document is not tried: two
 # thousand such pages would take a day.
 _COSTLY_PAGES = 5
@@ -74,7 +76,8 @@ class Tools:
     """What attempts work with.
 
     `limits` are those of the settings; `settings_key` names everything that decides how a page is read;
-    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued.
+    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued,
+    `somebody_hurries` whether one of them should not wait for this one.
     """
 
     reader: Reader
@@ -89,6 +92,7 @@ class Tools:
     supervision: Supervision
     observer: Observer
     others_wait: Callable[[], bool]
+    somebody_hurries: Callable[[Job], bool] = lambda _job: False
     clock: Callable[[], float] = time.monotonic
 
 
@@ -321,7 +325,9 @@ class Attempt:
             self._recycle(reason)
         if tools.supervision.stop_requested or tools.supervision.recycle_reason:
             raise Interruption(Outcome.BROKEN_OFF)
-        if tools.clock() - self._started > _TURN_S and tools.others_wait():
+        worked_s = tools.clock() - self._started
+        hurry = worked_s > _SHORT_TURN_S and tools.somebody_hurries(self._job)
+        if hurry or (worked_s > _TURN_S and tools.others_wait()):
             raise Interruption(Outcome.PAUSED)
 
     def _limits(self) -> DecodeLimits:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.reader import PageRead
 
 
+_MAX_TOLD = 100_000
+_MAX_CAUSES = 8
+
+
 @dataclass(frozen=True)
 class JobEnded:
     """How an attempt ended.
@@ -136,6 +140,21 @@ class LogObserver(Observer):
     def __init__(self, log: FilteringBoundLogger, queue_depth: Callable[[], int]) -> None:
         self._log = log
         self._queue_depth = queue_depth
+        # What was said of a file that is tried again and again: one cause, one line.
+        self._told: dict[str, set[int]] = {}
+
+    def _say(self, job: Job, *cause: str) -> Callable[..., None]:
+        """How to say that this version of a file waits for a cause: at `debug` where that was said before."""
+        if len(self._told) >= _MAX_TOLD:
+            self._told.clear()
+        told = self._told.setdefault(job.path, set())
+        said = hash((job.stamp, cause))
+        if said in told:
+            return self._log.debug
+        if len(told) >= _MAX_CAUSES:
+            told.clear()
+        told.add(said)
+        return self._log.warning
 
     def resumed(self, job: Job, kept: int, pages: int) -> None:
         self._log.info("file.resumed", path=job.path, page=kept + 1, pages=pages)
@@ -180,15 +199,18 @@ class LogObserver(Observer):
         self._log.error("worker.unexpected", path=job.path, exc_info=error)
 
     def record_failed(self, job: Job, error: BaseException) -> None:
-        self._log.warning("sidecar.failed", path=job.path, message=str(error))
+        self._say(job, "sidecar.failed", str(error))("sidecar.failed", path=job.path, message=str(error))
 
     def trouble(self, job: Job, error: BaseException) -> None:
-        self._log.warning("worker.trouble", path=job.path, message=f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        self._say(job, "worker.trouble", message)("worker.trouble", path=job.path, message=message)
 
     def recycled(self, reason: str) -> None:
         self._log.info("memory.recycled", reason=reason)
 
     def job_ended(self, ended: JobEnded) -> None:
+        if ended.outcome is not Outcome.RETRY:
+            self._told.pop(ended.job.path, None)
         if ended.document is not None:
             self._done(ended, ended.document)
         elif ended.outcome is Outcome.PAUSED:
@@ -225,7 +247,10 @@ class LogObserver(Observer):
 
     def _failed(self, ended: JobEnded, error: FileError) -> None:
         final = ended.outcome is Outcome.FAILED
-        self._log.warning(
+        # Attempts that count come to an end; a cause outside the file may last.
+        lasting = not (final or error.retryable)
+        say = self._say(ended.job, error.code, str(error)) if lasting else self._log.warning
+        say(
             "ocr.failed",
             path=ended.job.path,
             code=error.code,

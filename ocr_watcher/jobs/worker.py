@@ -6,17 +6,23 @@ needs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ocr_watcher.job import Outcome
 from ocr_watcher.jobs.attempt import Attempt
 
 if TYPE_CHECKING:
-    import queue
     from collections.abc import Callable
 
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.attempt import Tools
+
+
+class Jobs(Protocol):
+    """Where jobs come from."""
+
+    def get(self) -> Job | None:
+        """Wait for the next; None where there will be none."""
 
 
 class Worker:
@@ -29,12 +35,16 @@ class Worker:
         """Do one job. Never raises for anything that a file can cause."""
         return Attempt(job, self._tools).run()
 
-    def run(self, jobs: queue.Queue[Job | None], completed: Callable[[Job, Outcome], None]) -> None:
+    def run(self, jobs: Jobs, completed: Callable[[Job, Outcome], None]) -> None:
         """Do jobs until None comes, or a stop or a recycle is requested. A page in hand is finished."""
-        supervision = self._tools.supervision
         while not self._is_over() and (job := jobs.get()) is not None:
-            # Asked again: the wait for the job may have been long.
-            completed(job, Outcome.BROKEN_OFF if supervision.stop_requested else self.step(job))
+            completed(job, self._do(job))
+
+    def _do(self, job: Job) -> Outcome:
+        supervision = self._tools.supervision
+        if supervision.stop_requested:  # asked again: the wait for the job may have been long
+            return Outcome.BROKEN_OFF
+        return Outcome.RETRY if job.root in supervision.hung else self.step(job)
 
     def _is_over(self) -> bool:
         supervision = self._tools.supervision

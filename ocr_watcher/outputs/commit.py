@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.errors import OutputError, OutputExistsError
-from ocr_watcher.inbox.files import stat_file
+from ocr_watcher.inbox.files import check_can_rename, discard, stat_file
 from ocr_watcher.inbox.records import is_foreign
 from ocr_watcher.names import printable
 
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def check_place(folder: int, document: str) -> None:
-    """Raise `OutputExistsError` where somebody else's file has the sidecar's name."""
+    """Find out whether a sidecar can be written, as far as that can be told before.
+
+    Raises `OutputExistsError` where somebody else's file has its name, `OutputError` where nothing can be
+    renamed in the folder.
+    """
     own = names.records_of(document)
     try:
         foreign = is_foreign(folder, own.sidecar)
@@ -35,6 +39,8 @@ def check_place(folder: int, document: str) -> None:
         foreign = True
     if foreign:
         raise OutputExistsError(f"{printable(own.sidecar)} exists and is not a sidecar of ocr-watcher")
+    with _as_output_error(own.sidecar):
+        check_can_rename(folder)
 
 
 def commit(folder: int, document: str, like: os.stat_result, pieces: Iterable[bytes]) -> None:
@@ -91,6 +97,7 @@ def _as_output_error(name: str) -> Iterator[None]:
 
 def _write(folder: int, name: str, pieces: Iterable[bytes], like: os.stat_result) -> None:
     """Put a file at `name`, complete or not at all; readable by those who may read the document."""
+    check_can_rename(folder)
     temporary = names.temporary()
     mode = (like.st_mode & 0o666) | 0o600
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,7 +123,7 @@ def _write(folder: int, name: str, pieces: Iterable[bytes], like: os.stat_result
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
+            discard(folder, temporary)
         raise
     with suppress(OSError):  # some network file systems cannot flush a folder
         os.fsync(folder)

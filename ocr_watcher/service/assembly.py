@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,6 +19,7 @@ from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
 from ocr_watcher.inbox import access, records
+from ocr_watcher.inbox.keeper import Habits
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
@@ -28,6 +30,7 @@ from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.observers import LogObserver, Observers
 from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.supervision import Supervision
+from ocr_watcher.jobs.turns import EngineInTurns
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ocr_watcher.config import Settings
+    from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.job import Job
     from ocr_watcher.jobs.observers import Observer
     from ocr_watcher.jobs.totals import Totals
     from ocr_watcher.ocr.engine import Engine
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
 MakeEngine: TypeAlias = "Callable[[Settings], Engine]"
 
 _MIB = 1 << 20
+# Where the spool's file system tells no changes, as a client that waits for an answer would like it.
+_SPOOL_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,11 @@ class Assembly:
     memory: Memory
     supervision: Supervision
     worker: Worker
+    ends: threading.Event
 
     def close(self) -> None:
         """Release the engine and the journal."""
+        self.ends.set()
         self.engine.close()
         self.journal.close()
 
@@ -100,6 +108,7 @@ def build(
     *,
     queue_depth: Callable[[], int],
     others_wait: Callable[[], bool] = lambda: False,
+    somebody_hurries: Callable[[Job], bool] = lambda _job: False,
     observers: Sequence[Observer] = (),
 ) -> Assembly:
     """Load the engine and build everything behind the queue. Raises `ServiceError`.
@@ -107,9 +116,11 @@ def build(
     `queue_depth` tells how many jobs are queued, for the log; `others_wait` whether a long document should
     let others go first; `observers` are told beside the log.
     """
-    loaded = load(settings, make_engine)
     supervision = Supervision()
-    journal = _journal(settings)
+    loaded = load(settings, lambda settings: EngineInTurns(make_engine(settings), supervision))
+    journal, ends = _journal(settings), threading.Event()
+    # In a thread of its own: a file of the journal may lie on a mount that hangs.
+    threading.Thread(target=_sweep, args=(journal, ends), name="sweep", daemon=True).start()
     tools = Tools(
         reader=loaded.reader,
         limits=loaded.limits,
@@ -124,8 +135,9 @@ def build(
         # Supervision first: whoever is told of an end may look at it.
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
+        somebody_hurries=somebody_hurries,
     )
-    return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools))
+    return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools), ends)
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -187,12 +199,34 @@ def settings_key(settings: Settings, facts: EngineFacts) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def spool(http: HttpSettings) -> Path:
+    """The inbox of what comes by HTTP, made where it is missing. Raises `UnavailableError`."""
+    try:
+        http.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot make the spool {http.spool}: {error.strerror}",
+            hint="Set http.spool to a folder that the service may write.",
+        ) from error
+    return http.spool
+
+
+def spool_habits(settings: Settings) -> Habits:
+    """How the spool is watched: the server renames into it what is whole, so nothing has to settle."""
+    watch = settings.watch
+    return Habits(
+        Rules.of(names.SPOOL_EXTENSIONS, (".*",), 0.0),
+        watch.mode,
+        recursive=False,
+        poll_interval_s=min(watch.poll_interval_s, _SPOOL_POLL_S),
+        rescan_interval_s=watch.rescan_interval_s,
+        queue_size=settings.http.max_waiting if settings.http is not None else 1,
+    )
+
+
 def check_inboxes(settings: Settings) -> None:
     """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
-    if settings.http is not None:
-        with suppress(OSError):  # the check says so
-            settings.http.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for inbox in settings.inboxes:
+    for inbox in settings.watch.inbox:
         access.check_inbox(inbox)
 
 
@@ -226,9 +260,11 @@ def _guard(settings: Settings, probe: Memory) -> Guard:
 def _journal(settings: Settings) -> Journal:
     with suppress(OSError):  # the journal says so itself where it cannot be written
         settings.state_dir.mkdir(parents=True, exist_ok=True)
-    journal = Journal(settings.state_dir / names.JOURNAL, log.get())
-    journal.sweep(_ended)
-    return journal
+    return Journal(settings.state_dir / names.JOURNAL, log.get())
+
+
+def _sweep(journal: Journal, ends: threading.Event) -> None:
+    journal.sweep(lambda path: None if ends.is_set() else _ended(path))
 
 
 def _ended(path: str) -> Totals | None:

@@ -1,63 +1,89 @@
 """The service from start to exit code: start-up, loop, shutdown.
 
-The main thread notices and settles files, rescans, tells figures and looks after the other two threads: the
-observer's and the one consumer's. Signal handlers only set flags.
+The main thread tells figures and looks after the others: a keeper for each inbox, and the one consumer. It
+touches no inbox itself, so that it always answers. Signal handlers only set flags.
 """
 
 from __future__ import annotations
 
 import os
 import queue
-import select
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ocr_watcher import __version__, log, names
 from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
-from ocr_watcher.inbox.intake import Intake
-from ocr_watcher.inbox.scan import Scan
-from ocr_watcher.inbox.watch import Events, Watcher
+from ocr_watcher.inbox.keeper import Habits, Keeper
+from ocr_watcher.inbox.timing import Bell, Timer
+from ocr_watcher.jobs.lanes import Lanes
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
-from ocr_watcher.service.reporter import Reporter
-from ocr_watcher.service.signals import StopSignals
+from ocr_watcher.service.reporter import Load, Reporter
+from ocr_watcher.service.signals import Signals
+from ocr_watcher.service.suspension import Suspensions
 from ocr_watcher.service.told import StatusFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ocr_watcher.config import Settings
     from ocr_watcher.job import Job, Outcome
-    from ocr_watcher.jobs.supervision import InFlight
+    from ocr_watcher.jobs.supervision import InFlight, Supervision
     from ocr_watcher.service.assembly import Assembly, MakeEngine
+    from ocr_watcher.service.claims import Claims
 
 # A stop request finishes the page in hand for this long; the rest of the 10 s that a stop may take
 # is for closing down.
 _STOP_DEADLINE_S = 9.0
-# How long one slice of a scan may keep the main thread from events and signals.
-_SCAN_SLICE_S = 0.02
-# How often the threads and the inboxes are looked after. An idle wake-up costs about 20 µs.
+# A keeper may take so long of it to end. One whose inbox hangs does not end at all.
+_KEEPER_DEADLINE_S = 2.0
+# How often the threads are looked after. An idle wake-up costs about 20 µs.
 _LOOK_AFTER_S = 1.0
+# A deep tree takes seconds to watch, and its files are found by the scan: ready does not wait for longer.
+_WATCHING_S = 2.0
+# Whoever waits without the bell looks so often whether a signal came.
+_SIGNALS_S = 0.1
+# Consumers that wait for an inbox that hangs, each with a page's memory.
+_MAX_RETIRED = 4
+# An inbox that has not answered for so long is said to hang. A disk that sleeps takes up to 10 s to answer.
+_HUNG_S = 15.0
 
 
 class Daemon:
     """The service. `run` is called once."""
 
-    def __init__(self, settings: Settings, make_engine: MakeEngine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        make_engine: MakeEngine,
+        check_config: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`check_config` loads the configuration anew, for SIGHUP; raises `ServiceError` if it is wrong."""
         self._settings = settings
         self._make_engine = make_engine
+        self._check_config = check_config
         self._log = log.get()
-        self._bell = _Bell()
+        self._bell = Bell()
         self._stop_reason = ""
         self._exit_code = ExitCode.OK
-        self._signals = StopSignals(self._on_signal)
-        self._jobs: queue.Queue[Job | None] = queue.Queue(settings.queue.max_size)
-        self._completions: queue.SimpleQueue[tuple[Job, Outcome]] = queue.SimpleQueue()
+        self._signals = Signals(self._on_signal, self._on_hangup, self._on_other_signal)
+        self._on_terminal = sys.stderr.isatty()
+        self._reload = False
+        self._other_signals: list[int] = []
+        self._suspensions = Suspensions()  # of the loop: begun anew there
+        self._jobs = _lanes(settings)
+        self._completions: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._keepers: tuple[Keeper, ...] = ()
+        self._hung: set[Path] = set()
+        self._supervision: Supervision | None = None
         self._notifier = Notifier(os.environ, time.monotonic)
         self._reporter = Reporter(
             settings, StatusFile(settings.state_dir / names.STATUS), self._notifier, self._log
@@ -69,13 +95,64 @@ class Daemon:
         """Work until a signal or a reason to restart; returns the exit code. Raises `ServiceError`."""
         with self._signals.handled():
             self._log.info("daemon.starting", version=__version__, pid=os.getpid(), **self._facts())
-            assembly.check_inboxes(self._settings)
-            with hold_lock(self._settings), self._telling_the_end():
+            with hold_lock(self._settings) as claims, self._telling_the_end():
+                self._keepers = self._open_inboxes(claims)
                 parts = self._start_up()
-                self._loop(parts)
+                try:
+                    self._loop(parts)
+                except BaseException:
+                    self._forgive(parts)
+                    raise
                 self._shut_down(parts)
         self._log.info("daemon.exiting", reason=self._stop_reason, exit_code=int(self._exit_code))
         return self._exit_code
+
+    def _open_inboxes(self, claims: Claims) -> tuple[Keeper, ...]:
+        """A keeper for each inbox, which has opened it; one that does not answer is not waited for long."""
+        watch = self._settings.watch
+        habits = Habits(
+            assembly.rules(self._settings),
+            watch.mode,
+            watch.recursive,
+            watch.poll_interval_s,
+            watch.rescan_interval_s,
+            self._settings.queue.max_size,
+        )
+        kept = [(inbox, habits) for inbox in watch.inbox]
+        if self._settings.http is not None:
+            kept.append((assembly.spool(self._settings.http), assembly.spool_habits(self._settings)))
+        keepers = tuple(
+            Keeper(
+                inbox,
+                its_habits,
+                claim=partial(claims.add, recursive=its_habits.recursive),
+                offer=self._offer,
+                still_busy=self._still_busy,
+                wake=self._bell.ring,
+                log=self._log,
+            )
+            for inbox, its_habits in kept
+        )
+        for keeper in keepers:
+            keeper.start()
+        for keeper in self._wait_for(keepers, Keeper.wait_until_open, _HUNG_S):
+            self._tell_hung(keeper, _HUNG_S)
+        return keepers
+
+    def _wait_for(
+        self, keepers: tuple[Keeper, ...], is_done: Callable[[Keeper, float], bool], seconds: float
+    ) -> list[Keeper]:
+        """Wait for what keepers begin with; returns those that were late, or none if told to stop."""
+        deadline = time.monotonic() + seconds
+        late = []
+        for keeper in keepers:
+            while not is_done(keeper, min(_SIGNALS_S, deadline - time.monotonic())):
+                if self._stop_reason:
+                    return []
+                if time.monotonic() >= deadline:
+                    late.append(keeper)
+                    break
+        return late
 
     def _start_up(self) -> _Parts:
         """Load the engine, start watching, start the consumer."""
@@ -86,27 +163,15 @@ class Daemon:
                 self._make_engine,
                 queue_depth=self._jobs.qsize,
                 others_wait=lambda: not self._jobs.empty(),
+                somebody_hurries=self._jobs.hurries,
             )
         self._reporter.totals_from(work.journal.totals)
-        intake = Intake(
-            settings.inboxes,
-            assembly.rules(settings),
-            queue_size=settings.queue.max_size,
-            offer=self._offer,
-            clock=time.monotonic,
-            log=self._log,
-        )
-        events = Events(self._bell.ring)
-        watcher = Watcher(
-            settings.inboxes,
-            settings.watch.mode,
-            recursive=settings.watch.recursive,
-            events=events,
-            log=self._log,
-        )
         consumer = _Consumer(work, self._jobs, self._completed, self._bell)
-        watcher.start()  # before the first scan: nothing may fall between the two
+        self._supervision = work.supervision
+        for keeper in self._keepers:
+            keeper.go()
         consumer.start()
+        self._wait_for(self._keepers, Keeper.wait_until_watching, _WATCHING_S)
         self._log.info(
             "daemon.ready",
             engine=work.engine.name,
@@ -115,51 +180,44 @@ class Daemon:
             rss_mb=work.memory.rss_mb(),
         )
         self._notifier.ready()
-        return _Parts(work, intake, events, watcher, consumer, _Timers.of(settings, time.monotonic()))
+        return _Parts(work, consumer, _Timers.of(settings, time.monotonic()))
 
     def _loop(self, parts: _Parts) -> None:
-        """The main thread's work until there is a reason to stop."""
+        """The main thread's work until there is a reason to stop. It never touches an inbox."""
+        self._suspensions = Suspensions()
+        waited_s = 0.0
         while not self._stop_reason:
+            suspended_s = self._suspensions.tick(waited_s)
+            if suspended_s:
+                self._log.info("daemon.suspended", seconds=round(suspended_s, 1))
             try:
                 wake_at = self._tick(parts)
-            except MemoryError:
-                # The job in hand may have taken all there is, under memory.hard_limit_mb. What was
-                # lost of the settling files is on the disk.
-                parts.intake.start_over(self._still_busy(parts))
-                self._log.warning("daemon.out_of_memory", message="looking at the inbox again in a second")
+            except MemoryError:  # the job in hand may have taken all there is, under memory.hard_limit_mb
                 wake_at = time.monotonic() + 1
+            waited_s = max(0.0, wake_at - time.monotonic())
             if not self._stop_reason:
-                self._bell.wait(wake_at - time.monotonic())
+                self._bell.wait(waited_s)
 
     def _tick(self, parts: _Parts) -> float:
-        """Do everything that is due, in slices short enough for signals; returns when to come again."""
-        self._take_completions(parts.intake)
-        self._take_events(parts)
+        """Do everything that is due; returns when to come again."""
+        load = self._load()
+        self._take_completions()  # after `load`: of what is not busy any more, the end is counted
+        self._take_signals(parts)
         recycle = parts.work.supervision.recycle_reason
         if recycle:
             self._stop(recycle, ExitCode.RECYCLE)
             return 0.0
         now = time.monotonic()
-        self._advance_scan(parts, now)
-        due = parts.intake.step()  # after the scan, so that what it found is waited for and no longer
-        self._reporter.note_load(
-            idle=not (parts.intake.busy or parts.intake.waiting or parts.intake.rescan_due)
-        )
+        self._reporter.note_load(load)
         if parts.timers.look_after.is_due(now):
             self._look_after(parts)
-            if parts.watcher.ensure():
-                parts.intake.rescan_due = True
-            self._reporter.status_line(parts.intake, parts.work.memory)
+            self._reporter.status_line(load, parts.work.memory)
             self._tell(parts, also_figures=False)
         if parts.timers.stats.is_due(now):
             self._tell(parts)
-            self._reporter.stats(parts.intake, parts.work.memory, queued=self._jobs.qsize())
-        self._begin_scan(parts, now)
+            self._reporter.stats(load, parts.work.memory, queued=self._jobs.qsize())
         self._notifier.beat()  # only ever reached after all of the above
-        if parts.scan is not None:
-            return 0.0
-        wake_at = parts.timers.next()
-        return wake_at if due is None else min(wake_at, due)
+        return parts.timers.next()
 
     def _shut_down(self, parts: _Parts) -> None:
         """Stop the intake, finish the page in hand, close down; gives up on the page at the deadline."""
@@ -171,19 +229,26 @@ class Daemon:
             "daemon.stopping", reason=self._stop_reason, in_hand=in_flight.path if in_flight else None
         )
         work.supervision.request_stop()
-        with suppress(queue.Full):  # then it wakes up for a job, and sees that it is to stop
-            self._jobs.put_nowait(None)
-        parts.watcher.stop()
+        self._jobs.close()
+        for keeper in self._keepers:
+            keeper.stop()
         while parts.consumer.is_alive() and time.monotonic() < deadline and self._signals.count < 2:
             parts.consumer.join(0.05)
         if parts.consumer.is_alive():
-            in_flight = work.supervision.in_flight
-            if in_flight is not None:
-                work.journal.forgive(in_flight.path)  # not the file's fault
-            self._abandon(in_flight.path if in_flight else None)
-        self._take_completions(parts.intake)
+            self._abandon(self._forgive(parts))
+        for keeper in self._keepers:
+            keeper.join(max(0.0, min(_KEEPER_DEADLINE_S, deadline - time.monotonic())))
+        self._take_completions()
         self._tell(parts)
         work.close()
+
+    def _forgive(self, parts: _Parts) -> str | None:
+        """The page in hand is not finished, and that is not the file's fault; returns its path, if any."""
+        in_flight = parts.work.supervision.in_flight
+        if in_flight is None:
+            return None
+        parts.work.journal.forgive(in_flight.path)
+        return in_flight.path
 
     def _abandon(self, path: str | None) -> None:
         """Leave without waiting for the consumer: its file is done again by the next start."""
@@ -197,67 +262,94 @@ class Daemon:
 
     # -- what a tick does ----------------------------------------------------------------------
 
-    def _take_completions(self, intake: Intake) -> None:
+    def _take_completions(self) -> None:
         with suppress(queue.Empty):
             while True:
-                job, outcome = self._completions.get_nowait()
-                intake.completed(job, outcome)
-                self._reporter.count(outcome)
+                self._reporter.count(self._completions.get_nowait())
 
-    def _take_events(self, parts: _Parts) -> None:
-        intake = parts.intake
-        for event in parts.events.drain():
-            if event.kind == "file":
-                intake.notice(event.path, closed=event.closed)
-            elif event.kind == "deleted":
-                intake.notice_record_removed(event.path)
-            else:
-                intake.rescan_due = True
-        if parts.events.lost:
-            parts.events.lost = False
-            intake.rescan_due = True
-
-    def _advance_scan(self, parts: _Parts, now: float) -> None:
-        if parts.scan is None or not parts.scan.advance(now + _SCAN_SLICE_S):
+    def _take_signals(self, parts: _Parts) -> None:
+        while self._other_signals:
+            number = self._other_signals.pop(0)
+            self._log.info("signal.ignored", signal=signal.Signals(number).name)
+        if not self._reload:
             return
-        figures = parts.scan.figures()
-        say = self._log.info if parts.timers.first_scan or figures.queued else self._log.debug
-        say("scan.done", **vars(figures))
-        parts.scan, parts.timers.first_scan = None, False
-        watch = self._settings.watch
-        pause_s = watch.rescan_interval_s
-        parts.timers.scan.pause(
-            min(pause_s, watch.poll_interval_s) if parts.watcher.polls else pause_s, time.monotonic()
-        )
-
-    def _begin_scan(self, parts: _Parts, now: float) -> None:
-        if parts.scan is not None:
+        self._reload = False
+        try:
+            self._check_config()
+        except ServiceError as error:
+            self._log.error("config.rejected", message=str(error), hint=error.hint)
             return
-        # A rescan for want of room waits until there is some again.
-        wanted = parts.intake.rescan_due and parts.intake.has_room
-        if parts.timers.scan.is_due(now) or wanted:
-            parts.intake.rescan_due = False
-            settings = self._settings
-            parts.scan = Scan(
-                settings.inboxes,
-                assembly.rules(settings),
-                parts.intake,
-                recursive=settings.watch.recursive,
-                log=self._log,
-            )
+        self._log.info("config.changed", message="the configuration is right: starting afresh with it")
+        parts.work.supervision.request_recycle("SIGHUP")
 
     def _look_after(self, parts: _Parts) -> None:
         """Notice what would otherwise sit there doing nothing."""
         supervision = parts.work.supervision
         if not parts.consumer.is_alive() and not supervision.recycle_reason:
-            self._log.error("daemon.thread_died", thread="consumer", exc_info=parts.consumer.error)
-            self._stop("the consumer thread died", ExitCode.BUG)
-        elif not parts.watcher.is_alive():
-            self._log.error("daemon.thread_died", thread="observer")
-            self._stop("the observer thread died", ExitCode.BUG)
+            self._thread_died("consumer", parts.consumer.error)
+        for keeper in self._keepers:
+            if not keeper.is_alive():
+                self._thread_died("keeper", keeper.error)
+            elif not keeper.observes:
+                self._thread_died("observer", None)
+            else:
+                self._look_for_signs_of_life(keeper)
+        supervision.note_hung(frozenset(self._hung))
         in_flight = supervision.in_flight
-        if in_flight is not None and time.monotonic() - in_flight.since > self._settings.ocr.job_timeout_s:
+        if in_flight is None:
+            return
+        took_s = self._took_s(in_flight.since)
+        if took_s > _HUNG_S and self._is_in_a_hung_inbox(in_flight.path):
+            self._replace_consumer(parts, in_flight)
+        elif took_s > self._settings.ocr.job_timeout_s:
             self._give_up_hung(parts, in_flight)
+
+    def _thread_died(self, thread: str, error: BaseException | None) -> None:
+        self._log.error("daemon.thread_died", thread=thread, exc_info=error)
+        self._stop(f"the {thread} thread died", ExitCode.BUG)
+
+    def _look_for_signs_of_life(self, keeper: Keeper) -> None:
+        silent_s = self._took_s(keeper.seen_at)
+        if silent_s > _HUNG_S and keeper.inbox not in self._hung:
+            self._tell_hung(keeper, silent_s)
+        elif silent_s <= _HUNG_S and keeper.inbox in self._hung:
+            self._hung.discard(keeper.inbox)
+            self._log.info("watch.inbox_answers", inbox=str(keeper.inbox))
+
+    def _tell_hung(self, keeper: Keeper, silent_s: float) -> None:
+        self._hung.add(keeper.inbox)
+        self._log.error(
+            "watch.inbox_hung",
+            inbox=str(keeper.inbox),
+            seconds=round(silent_s),
+            hint="Its file system does not answer: is the server there? Other inboxes are worked on; "
+            "this one goes on by itself.",
+        )
+
+    def _is_in_a_hung_inbox(self, path: str) -> bool:
+        return any(path.startswith(f"{inbox}{os.sep}") for inbox in self._hung)
+
+    def _took_s(self, since: float) -> float:
+        """How long ago that monotonic time (s) is, without the time in which the process stood still."""
+        now = time.monotonic()
+        return now - since - self._suspensions.within(since, now)
+
+    def _replace_consumer(self, parts: _Parts, in_flight: InFlight) -> None:
+        """The consumer waits for an inbox that hangs: let another one go on with the others."""
+        if not parts.work.supervision.retire(parts.consumer):
+            return  # it is in the engine, and comes back
+        parts.work.journal.forgive(in_flight.path)  # not the file's fault
+        self._log.warning(
+            "daemon.consumer_replaced",
+            path=in_flight.path,
+            message="its inbox does not answer: other files are read meanwhile",
+        )
+        parts.retired.append(parts.consumer)
+        parts.consumer = _Consumer(parts.work, self._jobs, self._completed, self._bell)
+        parts.consumer.start()
+        parts.retired = [consumer for consumer in parts.retired if consumer.is_alive()]
+        if len(parts.retired) > _MAX_RETIRED:
+            self._stop("too many files in hand in inboxes that hang", ExitCode.RECYCLE)
 
     def _give_up_hung(self, parts: _Parts, in_flight: InFlight) -> None:
         """A page takes too long. No thread can be stopped from outside, so the process goes."""
@@ -274,29 +366,40 @@ class Daemon:
         self._stop("a job hung", ExitCode.RECYCLE)
         self._abandon(in_flight.path)
 
+    def _load(self) -> Load:
+        """What the keepers have to do."""
+        return Load(
+            busy=sum(keeper.busy for keeper in self._keepers),
+            waiting=sum(keeper.waiting for keeper in self._keepers),
+            more=any(keeper.may_find_more for keeper in self._keepers),
+            failed=sum(keeper.failed for keeper in self._keepers),
+            oldest_at=min((job.queued_at for job in self._jobs.waiting()), default=None),
+            hung=tuple(str(keeper.inbox) for keeper in self._keepers if keeper.inbox in self._hung),
+        )
+
     def _tell(self, parts: _Parts, *, also_figures: bool = True) -> None:
         self._reporter.tell(
-            parts.intake,
+            self._load(),
             parts.work.supervision,
             parts.work.memory,
             queued=self._jobs.qsize(),
             also_figures=also_figures,
         )
 
-    def _still_busy(self, parts: _Parts) -> set[str]:
-        """The files that are queued or in hand, whatever the intake knows of them."""
-        busy = {job.path for job in list(self._jobs.queue) if job is not None}
-        in_flight = parts.work.supervision.in_flight
-        return busy | {in_flight.path} if in_flight is not None else busy
-
     # -- between the threads -------------------------------------------------------------------
 
     def _completed(self, job: Job, outcome: Outcome) -> None:
         """Called by the consumer."""
-        self._completions.put((job, outcome))
+        self._completions.put(outcome)
+        for keeper in self._keepers:
+            if keeper.inbox == job.root:
+                keeper.completed(job, outcome)
+            else:
+                keeper.room()
         self._bell.ring()
 
     def _offer(self, job: Job) -> bool:
+        """Called by the keepers."""
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
@@ -305,12 +408,31 @@ class Daemon:
         say("file.queued", path=job.path, queue_depth=self._jobs.qsize())
         return True
 
+    def _still_busy(self) -> set[str]:
+        """The files that are queued or in hand. Called by the keepers."""
+        busy = {job.path for job in self._jobs.waiting()}
+        in_flight = self._supervision.in_flight if self._supervision is not None else None
+        return busy | {in_flight.path} if in_flight is not None else busy
+
     def _stop(self, reason: str, code: ExitCode) -> None:
         if not self._stop_reason:
             self._stop_reason, self._exit_code = reason, code
 
     def _on_signal(self, number: int) -> None:
         self._stop(signal.Signals(number).name, ExitCode.OK)
+        self._bell.ring()
+
+    def _on_hangup(self) -> None:
+        # The terminal is being closed: somebody has left, as with Ctrl-C. Elsewhere it asks to look at the
+        # configuration again.
+        if self._on_terminal:
+            self._stop("SIGHUP", ExitCode.OK)
+        else:
+            self._reload = True
+        self._bell.ring()
+
+    def _on_other_signal(self, number: int) -> None:
+        self._other_signals.append(number)
         self._bell.ring()
 
     @contextmanager
@@ -330,7 +452,7 @@ class Daemon:
     def _facts(self) -> dict[str, Any]:
         settings = self._settings
         return {
-            "inbox": [str(inbox) for inbox in settings.inboxes],
+            "inbox": [str(inbox) for inbox in settings.watch.inbox],
             "config": str(settings.source) if settings.source else None,
             "engine": settings.ocr.engine,
             "model": settings.ocr.model,
@@ -339,63 +461,41 @@ class Daemon:
         }
 
 
+def _lanes(settings: Settings) -> Lanes:
+    http = settings.http
+    if http is None:
+        return Lanes(settings.queue.max_size)
+    return Lanes(settings.queue.max_size, spool=http.spool, spool_size=http.max_waiting)
+
+
 # -- what it is made of --------------------------------------------------------------------------
 
 
 @dataclass
 class _Parts:
-    """What is alive while the daemon is."""
+    """What is alive while the daemon is, beside the keepers."""
 
     work: Assembly
-    intake: Intake
-    events: Events
-    watcher: Watcher
     consumer: _Consumer
     timers: _Timers
-    scan: Scan | None = None
-
-
-@dataclass
-class _Timer:
-    """Something that is due every `interval_s`, for the first time at `next_at` (monotonic s)."""
-
-    interval_s: float
-    next_at: float
-
-    def would_be_due(self, now: float) -> bool:
-        """Whether it is due, without taking note."""
-        return now >= self.next_at
-
-    def is_due(self, now: float) -> bool:
-        """Whether it is due; the next time is an interval later."""
-        if now < self.next_at:
-            return False
-        self.next_at = now + self.interval_s
-        return True
-
-    def pause(self, seconds: float, now: float) -> None:
-        """Not before `seconds` from now."""
-        self.next_at = now + seconds
+    retired: list[_Consumer] = field(default_factory=list)
 
 
 @dataclass
 class _Timers:
-    look_after: _Timer
-    stats: _Timer
-    scan: _Timer
-    first_scan: bool = True
+    look_after: Timer
+    stats: Timer
 
     @classmethod
     def of(cls, settings: Settings, now: float) -> _Timers:
         return cls(
-            look_after=_Timer(_LOOK_AFTER_S, now),
-            stats=_Timer(settings.memory.stats_interval_s, now),
-            scan=_Timer(settings.watch.rescan_interval_s, now),
+            look_after=Timer(_LOOK_AFTER_S, now),
+            stats=Timer(settings.memory.stats_interval_s, now),
         )
 
     def next(self) -> float:
         """When the first of them is due."""
-        return min(self.look_after.next_at, self.stats.next_at, self.scan.next_at)
+        return min(self.look_after.next_at, self.stats.next_at)
 
 
 class _Consumer(threading.Thread):
@@ -404,9 +504,9 @@ class _Consumer(threading.Thread):
     def __init__(
         self,
         work: Assembly,
-        jobs: queue.Queue[Job | None],
+        jobs: Lanes,
         completed: Callable[[Job, Outcome], None],
-        bell: _Bell,
+        bell: Bell,
     ) -> None:
         super().__init__(name="consumer", daemon=True)
         self._work = work
@@ -422,22 +522,3 @@ class _Consumer(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - told to the main thread
             self.error = error
         self._bell.ring()
-
-
-class _Bell:
-    """Wakes the main thread. A counter in the kernel: safe from any thread and from a signal handler."""
-
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def ring(self) -> None:
-        """Wake it, now or at its next wait."""
-        with suppress(BlockingIOError):
-            os.eventfd_write(self._fd, 1)
-
-    def wait(self, seconds: float) -> None:
-        """Until it rings, at most so long."""
-        ready, _, _ = select.select([self._fd], [], [], max(0.0, seconds))
-        if ready:
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._fd)

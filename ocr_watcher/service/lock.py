@@ -1,7 +1,6 @@
-"""One instance on each state folder and each inbox, and who that is.
+"""One instance on each state folder, and who that is; with it, the claims on inboxes.
 
-flock on the state folder's lock file and on the inbox itself: the kernel lets go of both when the
-process ends, however it ends.
+flock on the state folder's lock file: the kernel lets go of it when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.errors import UnavailableError
+from ocr_watcher.service.claims import Claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,32 +28,40 @@ _PAUSE_S = 0.05
 
 
 @contextmanager
-def hold_lock(settings: Settings) -> Iterator[None]:
-    """Be the only instance on this state folder and on each inbox.
+def hold_lock(settings: Settings) -> Iterator[Claims]:
+    """Be the only instance on this state folder; yields the claims on inboxes, which are given up at the end.
 
     Raises `UnavailableError` naming the process that is already there.
     """
     state = settings.state_dir
     try:
         state.mkdir(parents=True, exist_ok=True)
-        own = os.open(state / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Closed to others: whoever can open it can lock it.
+        fd = os.open(state / names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UnavailableError(
             f"cannot write the state folder {state}: {error.strerror}",
             hint="Set state_dir to a folder that the service may write.",
         ) from error
-    held = [own]
+    claims = Claims()
     try:
-        _lock(own, own, state)
-        for inbox in settings.inboxes:
-            held.append(os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            _lock(held[-1], own, inbox)
-        os.ftruncate(own, 0)
-        os.pwrite(own, f"{os.getpid()}\n".encode(), 0)
-        yield
+        with suppress(OSError):  # made by an earlier version, or somebody else's
+            os.fchmod(fd, 0o600)
+        _lock(fd, state)
+        _sign(fd)
+        yield claims
     finally:
-        for fd in held:
-            os.close(fd)
+        claims.release()
+        os.close(fd)
+
+
+@contextmanager
+def hold_all(settings: Settings) -> Iterator[None]:
+    """Be the only instance on this state folder and on each inbox. Raises `UnavailableError`."""
+    with hold_lock(settings) as claims:
+        for inbox in settings.watch.inbox:
+            claims.add(inbox, recursive=settings.watch.recursive)
+        yield
 
 
 def running(state: Path) -> int | None:
@@ -82,7 +90,17 @@ def running(state: Path) -> int | None:
     return None
 
 
-def _lock(fd: int, own: int, what: Path) -> None:
+def _sign(fd: int) -> None:
+    """Say who holds the lock. On a full disk nobody is named, and the work goes on."""
+    told = f"{os.getpid()}\n".encode()
+    try:
+        written = os.pwrite(fd, told, 0)  # in the place of what is there: that needs no room
+    except OSError:
+        written = 0
+    os.ftruncate(fd, written)
+
+
+def _lock(fd: int, state: Path) -> None:
     try:
         for _ in range(_TRIES - 1):
             try:
@@ -93,24 +111,10 @@ def _lock(fd: int, own: int, what: Path) -> None:
                 return
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(own, 32, 0).decode("ascii", "replace").strip() if fd == own else lock_holder(fd)
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
         raise UnavailableError(
-            f"another instance already works on {what}" + (f" (process {holder})" if holder else ""),
+            f"another instance already works on {state}" + (f" (process {holder})" if holder else ""),
             hint="Stop it first, or give this one its own watch.inbox and state_dir.",
         ) from None
     except OSError as error:
-        if fd == own:
-            raise UnavailableError(f"cannot lock {what}: {error.strerror}") from error
-        # Some network file systems lock no folders; the lock on the state folder remains.
-
-
-def lock_holder(fd: int) -> str:
-    """The process that holds a flock on the open file, from /proc/locks; "" where it is not told."""
-    status = os.fstat(fd)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as rows:
-        for row in rows:
-            fields = row.split()
-            if "FLOCK" in fields and device in fields:
-                return fields[fields.index("FLOCK") + 3]
-    return ""
+        raise UnavailableError(f"cannot lock {state}: {error.strerror}") from error

@@ -16,6 +16,7 @@ import psutil
 from ocr_watcher import __version__
 from ocr_watcher.errors import ExitCode, VanishedError
 from ocr_watcher.job import Outcome
+from ocr_watcher.log import one_line
 from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
 from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart, Told, Total
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.inbox.intake import Intake
     from ocr_watcher.jobs.supervision import InFlight, Supervision
     from ocr_watcher.jobs.totals import Key
     from ocr_watcher.memory import Memory
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """When the first file of a batch came (monotonic s), and how many had ended by then."""
+class _Idle:
+    """When nothing was left to do (monotonic s), and how many files had ended by then."""
 
-    since: float
+    at: float
     done: int
     failed: int
 
@@ -56,6 +56,27 @@ def _one_more(recycles: tuple[Total, ...], kind: str) -> tuple[Total, ...]:
     counts = Counter({total.label: int(total.value) for total in recycles})
     counts[kind] += 1
     return tuple(Total("recycles", label, count) for label, count in sorted(counts.items()))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What there is to do: files in the queue or in hand, files that wait, whether there may be more.
+
+    And `failed`, how many are known to have failed; `oldest_at`, since when the first in the queue waits
+    (monotonic s); `hung`, the inboxes that do not answer.
+    """
+
+    busy: int
+    waiting: int
+    more: bool = False
+    hung: tuple[str, ...] = ()
+    failed: int = 0
+    oldest_at: float | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.busy or self.waiting or self.more)
 
 
 class Reporter:
@@ -78,7 +99,9 @@ class Reporter:
         self._told = Told()
         self.done = 0
         self.failed = 0
-        self._batch: _Batch | None = None
+        self._idle = _Idle(self._started, 0, 0)
+        self._busy_since: float | None = None
+        self._oldest: tuple[float | None, str | None] = (None, None)
         self._totals: Callable[[], Mapping[Key, float]] = dict
 
     def count(self, outcome: Outcome) -> None:
@@ -86,16 +109,20 @@ class Reporter:
         self.done += outcome is Outcome.DONE
         self.failed += outcome is Outcome.FAILED
 
-    def note_load(self, *, idle: bool) -> None:
-        """Log `queue.drained` when the last file that waited has its record; call it at every tick."""
-        if not idle:
-            self._batch = self._batch or _Batch(self._clock(), self.done, self.failed)
+    def note_load(self, load: Load) -> None:
+        """Log `queue.drained` when the last file that waited has its record; call it at every tick.
+
+        Every job that had ended when `load` was looked at must have been counted.
+        """
+        if not load.is_idle:
+            self._busy_since = self._busy_since or self._clock()
             return
-        batch, self._batch = self._batch, None
-        if batch is None or (self.done, self.failed) == (batch.done, batch.failed):
+        before, self._idle = self._idle, _Idle(self._clock(), self.done, self.failed)
+        since, self._busy_since = self._busy_since or before.at, None
+        done, failed = self.done - before.done, self.failed - before.failed
+        if not done and not failed:
             return  # what came in went away again
-        duration_s = max(self._clock() - batch.since, 0.001)
-        done, failed = self.done - batch.done, self.failed - batch.failed
+        duration_s = max(self._idle.at - since, 0.001)
         self._log.info(
             "queue.drained",
             done=done,
@@ -132,7 +159,7 @@ class Reporter:
 
     def tell(
         self,
-        intake: Intake,
+        load: Load,
         supervision: Supervision,
         memory: Memory,
         *,
@@ -142,7 +169,10 @@ class Reporter:
         """Write the status file where something changed; with `also_figures` in any case."""
         told = replace(
             self._told,
-            queue=QueueState(queued, self._settings.queue.max_size, intake.waiting),
+            queue=QueueState(
+                queued, self._settings.queue.max_size, load.waiting, load.failed, self._at(load)
+            ),
+            inboxes_hung=tuple(printable(inbox) for inbox in load.hung),
             in_hand=self._in_hand(supervision.in_flight),
             since_start=SinceStart(self.done, self.failed),
         )
@@ -166,6 +196,13 @@ class Reporter:
             self._told = replace(self._told, recycles=_one_more(self._told.recycles, kind_of_recycle(reason)))
         self._file.write(self._told)
 
+    def _at(self, load: Load) -> str | None:
+        """Since when the first in the queue waits; the same text as long as it is the same file."""
+        if load.oldest_at != self._oldest[0]:
+            when = None if load.oldest_at is None else now(self._clock() - load.oldest_at)
+            self._oldest = (load.oldest_at, when)
+        return self._oldest[1]
+
     def _in_hand(self, in_flight: InFlight | None) -> InHand | None:
         if in_flight is None:
             return None
@@ -174,14 +211,15 @@ class Reporter:
 
     # -- elsewhere -----------------------------------------------------------------------------
 
-    def status_line(self, intake: Intake, memory: Memory) -> None:
+    def status_line(self, load: Load, memory: Memory) -> None:
         """The line that `systemctl status` shows."""
+        hung = f"; does not answer: {', '.join(map(one_line, load.hung))}" if load.hung else ""
         self._notifier.status(
-            f"{self.done} done, {self.failed} failed, {intake.busy} queued, {intake.waiting} waiting; "
-            f"RSS {memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB"
+            f"{self.done} done, {self.failed} failed, {load.busy} queued, {load.waiting} waiting; "
+            f"RSS {memory.rss_mb():.0f} of {self._settings.memory.rss_limit_mb} MiB{hung}"
         )
 
-    def stats(self, intake: Intake, memory: Memory, *, queued: int) -> None:
+    def stats(self, load: Load, memory: Memory, *, queued: int) -> None:
         """Log `memory.stats`."""
         figures = memory.figures()
         limits = self._settings.memory
@@ -194,6 +232,6 @@ class Reporter:
             rss_limit_mb=limits.rss_limit_mb,
             jobs=self.done + self.failed,
             queue_depth=queued,
-            waiting=intake.waiting,
+            waiting=load.waiting,
             uptime_s=round(self._clock() - self._started),
         )

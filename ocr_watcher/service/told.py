@@ -93,6 +93,7 @@ class Told:
     last_error: LastError | None = None
     last_exit: LastExit | None = None
     queue: QueueState | None = None
+    inboxes_hung: tuple[str, ...] = ()
     in_hand: InHand | None = None
     since_start: SinceStart | None = None
     rss_mb: float | None = None
@@ -151,4 +152,5 @@ def _told(fields: Mapping[str, object]) -> Told:
     for name in ("totals", "recycles"):
         if name in known:
             known[name] = tuple(Total(str(at), str(label), float(value)) for at, label, value in known[name])
+    known["inboxes_hung"] = tuple(known.get("inboxes_hung") or ())
     return Told(**known)

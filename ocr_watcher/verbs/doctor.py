@@ -20,7 +20,7 @@ import psutil
 from ocr_watcher import log, memory
 from ocr_watcher.document import text_of
 from ocr_watcher.errors import ExitCode, FileError, OcrWatcherError
-from ocr_watcher.inbox import watch
+from ocr_watcher.inbox import scan, watch
 from ocr_watcher.inputs import heif, pdf
 from ocr_watcher.ocr import engine, inference, models, paddle_ocr, params, result
 from ocr_watcher.service import assembly
@@ -267,7 +267,7 @@ def _watching(settings: Settings) -> Iterator[Check]:
 
 
 def _inotify(inbox: Path, *, recursive: bool) -> Check:
-    folders = sum(1 for _ in os.walk(inbox)) if recursive else 1
+    folders = scan.count_folders(str(inbox)) if recursive else 1
     try:
         limit = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text("ascii"))
     except (OSError, ValueError):

@@ -6,6 +6,7 @@ Prints nothing itself: the caller hands in what shows progress.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.service import assembly
-from ocr_watcher.service.signals import StopSignals
+from ocr_watcher.service.signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # How long one slice of a scan, or of a wait, may keep a request to stop waiting.
 _SLICE_S = 0.2
+BLOCKED = "a JSON file of somebody else has the name of its sidecar"
 FAILED_BEFORE = "it failed before; its .error.json says why; delete that to have it tried again"
 
 
@@ -93,7 +95,7 @@ class _Run:
     """
 
     def __init__(
-        self, work: Assembly, progress: Progress, queue: deque[Job], max_attempts: int, signals: StopSignals
+        self, work: Assembly, progress: Progress, queue: deque[Job], max_attempts: int, signals: Signals
     ) -> None:
         self._work = work
         self._progress = progress
@@ -110,12 +112,12 @@ class _Run:
         """Load everything, and let go of it at the end. Raises `ServiceError`."""
         started = time.monotonic()
         stop: list[int] = []
-        signals = StopSignals(stop.append)
+        signals = Signals(stop.append, lambda: signals.on_stop(signal.SIGHUP))
         with signals.handled():
             with signals.held_back():
                 work = assembly.build(settings, make_engine, queue_depth=lambda: len(queue))
             run = cls(work, progress, queue, settings.retry.max_attempts, signals)
-            signals.on_signal = run.stop
+            signals.on_stop = run.stop
             try:
                 for number in stop:  # while it was loading
                     run.stop(number)
@@ -192,6 +194,7 @@ class _Drain:
             if not self._intake.rescan_due or self._run.is_over:
                 break
         before = dict.fromkeys(self._intake.failed - summary.failed.keys(), FAILED_BEFORE)
+        summary.failed = dict.fromkeys(self._intake.blocked, BLOCKED) | summary.failed
         summary.current = current - len(before)
         summary.failed = dict(sorted((before | summary.failed).items()))
 

@@ -7,11 +7,14 @@ Reads only.
 
 from __future__ import annotations
 
+import queue
 import stat
+import threading
+import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psutil
 
@@ -26,7 +29,7 @@ from ocr_watcher.service import lock
 from ocr_watcher.service.told import StatusFile, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ocr_watcher.config import Settings
     from ocr_watcher.inbox.records import RecordedError
@@ -62,6 +65,7 @@ class ServiceStatus:
     updated_at: str | None
     since_start: SinceStart | None
     queue: QueueState | None
+    inboxes_hung: tuple[str, ...]
     in_hand: InHand | None
     rss_mb: float | None
     peak_rss_mb: float | None
@@ -104,6 +108,7 @@ def collect(settings: Settings) -> ServiceStatus:
         updated_at=now.updated_at,
         since_start=now.since_start,
         queue=now.queue,
+        inboxes_hung=now.inboxes_hung,
         in_hand=now.in_hand,
         rss_mb=rss_mb,
         peak_rss_mb=peak_rss_mb,
@@ -117,40 +122,126 @@ def collect(settings: Settings) -> ServiceStatus:
 
 
 def count(settings: Settings) -> tuple[Files, list[str]]:
-    """Count the images in every inbox; also what could not be listed, in words."""
+    """Count the images in every inbox; also what could not be counted, in words."""
     files = Files()
     troubles: list[str] = []
-    for _, state in _files(settings, troubles):
+    for state in _look(settings, troubles, lambda _, state: state):
         files.found += 1
         files.done += state is RecordState.DONE
         files.failed += state is RecordState.FAILED
-        files.waiting += state in (RecordState.OPEN, RecordState.RETRY)
-        files.retrying += state is RecordState.RETRY
+        files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
+        files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
     return files, troubles
 
 
 def failed(settings: Settings) -> Iterator[FailedFile]:
     """Every file that failed, or that is tried again after a failure, and why; from the records."""
-    for path, state in _files(settings, []):
-        if state in (RecordState.FAILED, RecordState.RETRY):
-            error = records.read_error(path)
-            if error is not None:  # else it went just now
-                yield FailedFile(path, error)
+    yield from _look(settings, [], _failure)
 
 
-def _files(settings: Settings, troubles: list[str]) -> Iterator[tuple[str, RecordState]]:
-    """The path of every image in the inboxes, and what its records say."""
-    rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
-    for inbox in settings.watch.inbox:
+def _failure(path: str, state: RecordState) -> FailedFile | None:
+    if state in (RecordState.OPEN, RecordState.DONE):
+        return None
+    error = records.read_error(path)
+    return None if error is None else FailedFile(path, error)  # None: it went just now
+
+
+# -- what is on the disk ---------------------------------------------------------------------------
+
+_Seen = TypeVar("_Seen")
+# A file system that does not answer for so long (s) is not waited for.
+_PATIENCE_S = 5.0
+# What was seen goes from thread to thread in pieces of so many files.
+_PIECE = 256
+
+
+def _look(
+    settings: Settings, troubles: list[str], see: Callable[[str, RecordState], _Seen | None]
+) -> Iterator[_Seen]:
+    """What `see` makes of every image in the inboxes and of what its records say, None left out."""
+    looks = [_Look(settings, inbox, see) for inbox in settings.watch.inbox]
+    for look in looks:
+        look.start()
+    for look in looks:
+        yield from look.seen(troubles)
+
+
+class _Look(threading.Thread, Generic[_Seen]):
+    """Looks at the images of one inbox, in a thread of its own: its file system may not answer."""
+
+    def __init__(
+        self, settings: Settings, inbox: Path, see: Callable[[str, RecordState], _Seen | None]
+    ) -> None:
+        super().__init__(daemon=True)
+        self._settings = settings
+        self._inbox = inbox
+        self._see = see
+        self._answered_at = time.monotonic()
+        self._pieces: queue.Queue[list[_Seen]] = queue.Queue(16)
+        self._troubles: list[str] = []
+        self._out_of_reach: list[str] = []
+        self._error: BaseException | None = None
+
+    def seen(self, troubles: list[str]) -> Iterator[_Seen]:
+        """As it is found. What could not be looked at is added to `troubles`, in words."""
+        waited_since = time.monotonic()
+        while self.is_alive() or not self._pieces.empty():
+            try:
+                piece = self._pieces.get(timeout=0.05)
+            except queue.Empty:
+                if time.monotonic() - max(waited_since, self._answered_at) > _PATIENCE_S:
+                    troubles += [*self._troubles, f"{self._inbox} does not answer: not all is counted"]
+                    return
+            else:
+                yield from piece
+                waited_since = time.monotonic()
+        if self._error is not None:
+            raise self._error
+        troubles += self._troubles
+        if self._out_of_reach:
+            first = self._out_of_reach[0]
+            troubles.append(f"not read, {names.OUT_OF_REACH}: {len(self._out_of_reach)}, the first {first}")
+
+    def run(self) -> None:
+        """Walk the inbox."""
+        try:
+            self._walk()
+        except BaseException as error:  # noqa: BLE001 - raised where the thread was started
+            self._error = error
+
+    def _walk(self) -> None:
+        watch = self._settings.watch
+        piece: list[_Seen] = []
         for item in scan.walk(
-            str(inbox),
-            rules,
-            recursive=settings.watch.recursive,
-            trouble=lambda folder, error: troubles.append(f"cannot list {folder}: {error.strerror}"),
+            str(self._inbox),
+            Rules.of(watch.extensions, watch.ignore, watch.settle_s),
+            recursive=watch.recursive,
+            trouble=self._trouble,
+            clock=self._clock,
         ):
-            if isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
-                stamp = Stamp.of(item.status)
-                yield item.path, records.lookup(item.path, stamp) if item.records else RecordState.OPEN
+            if isinstance(item, scan.OutOfReach):
+                self._out_of_reach.append(item.path)
+            elif isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
+                state = RecordState.OPEN
+                if item.records:
+                    state = records.lookup(item.path, Stamp.of(item.status))
+                what = self._see(item.path, state)
+                if what is not None:
+                    piece.append(what)
+            if len(piece) == _PIECE:
+                self._pieces.put(piece)
+                piece = []
+        self._pieces.put(piece)
+
+    def _clock(self) -> float:
+        self._answered_at = time.monotonic()
+        return self._answered_at
+
+    def _trouble(self, folder: str, error: OSError) -> None:
+        self._troubles.append(f"cannot list {folder}: {error.strerror}")
+
+
+# -- what the process tells ------------------------------------------------------------------------
 
 
 def _memory(pid: int | None, told: Told) -> tuple[float | None, float | None]:
@@ -184,6 +275,9 @@ def in_words(status: ServiceStatus) -> list[str]:
         )
     config = status.config or "built-in defaults; -c names a configuration"
     lines.append(f"inbox        {', '.join(map(one_line, status.inbox))} ({one_line(config)})")
+    lines += [
+        f"trouble      the service gets no answer from {one_line(inbox)}" for inbox in status.inboxes_hung
+    ]
     files = status.files
     again = f" ({files.retrying} of them tried again after a failure)" if files.retrying else ""
     why = "; `status --failed` says why" if files.failed or files.retrying else ""

@@ -265,6 +265,22 @@ def test_a_wrong_configuration_stops_for_good_with_its_reason(service: Service) 
     assert "max_side_px" in service.journal()
 
 
+def test_a_reload_starts_afresh_with_the_new_configuration_unless_it_is_wrong(service: Service) -> None:
+    service.configure(service.fake())
+    service.start()
+    pid = service.machine.show(UNIT, "MainPID")
+    path = service.machine.path(CONFIG)
+    right = path.read_text()
+    path.write_text(right + "\nnonsense: 1\n")
+    assert service.machine.call("systemctl", "reload", UNIT).returncode == 0
+    until(lambda: service.events("config.rejected"), 30)
+    assert service.machine.show(UNIT, "MainPID") == pid
+    path.write_text(right)
+    assert service.machine.call("systemctl", "reload", UNIT).returncode == 0
+    until(lambda: service.restarts == 1 and service.state == "active", 60)
+    assert service.machine.show(UNIT, "MainPID") != pid
+
+
 def test_a_stop_finishes_the_file_in_hand(service: Service, tmp_path: Path) -> None:
     service.configure(service.fake(FAKE_READ_S="1"))
     service.start()
@@ -281,7 +297,7 @@ def test_nothing_but_inbox_state_caches_and_logs_can_be_written(service: Service
     service.start()
     pid = service.machine.host_pid(UNIT)
     script = "for d in {}; do touch $d/probe 2>/dev/null && echo $d && rm $d/probe; done; true"
-    own = [INBOX, STATE, "/var/cache/ocr-watcher", "/var/log/ocr-watcher"]
+    own = [INBOX, STATE, "/var/cache/ocr-watcher", "/var/log/ocr-watcher", "/run/ocr-watcher"]
     folders = (
         "/ /etc /etc/ocr-watcher /usr /opt/ocr-watcher /opt/ocr-watcher/models /boot /var /var/lib /var/log "
         f"/var/cache /run /srv /src /home /root {FOLDER} " + " ".join(own)
@@ -344,6 +360,8 @@ def can_be_done(machine: Container, folder: str) -> list[str]:
         "delete the inbox": f"rmdir {inbox}",
         "open the folder": f"chmod g+w /var/lib/{folder}",
         "cache": f"touch /var/cache/{folder}/new",
+        "claim": "touch /run/ocr-watcher/new",
+        "look at claims": "ls /run/ocr-watcher",
         "log": f"echo forged >>{log}",
         "delete the log": f"rm -f {log}",
     }
@@ -388,6 +406,28 @@ def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) ->
     assert can_be_done(machine, "ocr-watcher-second") == []
     assert machine.call("systemctl", "stop", "ocr-watcher@second.service").returncode == 0
     assert service.state == "active"
+
+
+def test_a_second_instance_on_the_same_inbox_is_told_apart_in_the_sandbox_too(service: Service) -> None:
+    machine = service.machine
+    unit = "ocr-watcher@second.service"
+    configure_instance(machine, "second")
+    path = machine.path("/etc/ocr-watcher/second.yaml")
+    path.write_text(path.read_text().replace("/var/lib/ocr-watcher-second/inbox", INBOX))
+    drop_in = machine.path(f"/etc/systemd/system/{unit}.d/test.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\nReadWritePaths={INBOX}\n")
+    service.start()
+    try:
+        assert machine.call("systemctl", "daemon-reload").returncode == 0
+        machine.call("systemctl", "start", "--no-block", unit)
+        told = ("journalctl", "--no-pager", "--unit", unit)
+        until(lambda: "another instance already works on" in machine.call(*told).stdout, 60)
+        assert service.state == "active"
+    finally:
+        machine.call("systemctl", "stop", unit)
+        shutil.rmtree(drop_in.parent)
+        machine.call("systemctl", "daemon-reload")
 
 
 def test_an_inbox_may_be_moved_away_and_made_anew_while_the_service_runs_or_not(
