@@ -177,12 +177,16 @@ def _run(asked: argparse.Namespace) -> int:
 def _serve(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
     from ocr_watcher.http import server
+    from ocr_watcher.verbs import status
 
     settings = config.load(asked.config)
     # Not into logging.file: one process writes and rotates that, the daemon.
     log.set_up(settings.logging.level, None, 1, 1)
     return server.run(
-        settings, settings.served(asked.host, asked.port), ready=lambda address: print(address, flush=True)
+        settings,
+        settings.served(asked.host, asked.port),
+        collect=lambda: status.collect(settings).as_json(),
+        ready=lambda address: print(address, flush=True),
     )
 
 

@@ -89,7 +89,7 @@ def test_an_empty_file_is_all_defaults(write: Write, text: str) -> None:
 
 
 def test_an_empty_section_is_its_defaults(write: Write) -> None:
-    sections = [name for name in Settings.model_fields if name not in ("state_dir", "source")]
+    sections = [name for name in Settings.model_fields if name not in ("state_dir", "source", "http")]
     assert load(write("".join(f"{name}:\n" for name in sections))) == Settings()
 
 
@@ -335,7 +335,7 @@ SECTION_KEYS = {
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
-TOP = "watch, queue, image, pdf, ocr, memory, retry, logging, state_dir"
+TOP = "watch, queue, image, pdf, ocr, memory, retry, logging, state_dir, http"
 
 
 @pytest.mark.parametrize(

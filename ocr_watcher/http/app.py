@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientError, web
 
 from ocr_watcher import __version__
+from ocr_watcher.config import is_loopback
 from ocr_watcher.http import metrics, shapes
+from ocr_watcher.http.about import About
 from ocr_watcher.http.compatible import OcrApi, TikaApi
+from ocr_watcher.http.events import Events
 from ocr_watcher.http.native import NativeApi
 from ocr_watcher.http.paddleocr_jobs import RESULTS, PaddleOcrJobs
 from ocr_watcher.http.paddlex import Parameters
@@ -20,14 +23,15 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.config import Settings
+    from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.http.about import Collect
     from ocr_watcher.http.gate import Gate
     from ocr_watcher.http.guard import Guards
     from ocr_watcher.http.service import Service
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "Server": f"ocr-watcher/{__version__}",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -35,6 +39,7 @@ _HEADERS: Final = {
     "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
+"""In every answer: nothing of it is kept, framed, guessed at, or run."""
 # They tell nothing of any document, or only to who knows a job's id.
 _OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
 _OPEN_BELOW: Final = RESULTS + "/"
@@ -53,9 +58,13 @@ class App:
         *,
         gate: Gate,
         guards: Guards,
+        collect: Collect,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
+        self._http = service.settings
+        self._collect = collect
+        self._log_file = settings.logging.file
         self._gate = gate
         self._guards = guards
         self._log = log
@@ -65,14 +74,10 @@ class App:
     def make(self) -> web.Application:
         """Put the application together."""
         app = web.Application(middlewares=[self._answer])
-        app.add_routes(
-            [
-                web.get("/livez", self._livez),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._show_metrics),
-            ]
-        )
+        folders = _shows_folders(self._http)
         for api in (
+            About(self._service, self._metrics, self._collect, folders=folders),
+            Events(self._service, self._log_file, folders=folders),
             NativeApi(self._service),
             OcrApi(self._service, self._parameters),
             TikaApi(self._service),
@@ -93,7 +98,7 @@ class App:
             if guard is not None:
                 guard.request_ends()
         if not response.prepared:
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
         route, took_s = _route_of(request), time.monotonic() - began
         self._metrics.answered(route, request.method, response.status, took_s)
@@ -122,15 +127,9 @@ class App:
             self._log.exception("http.bug", method=request.method, route=_route_of(request))
             return shapes.response(request, _BUG)
 
-    async def _livez(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
 
-    async def _show_metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
-
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        self._service.admit()
-        return web.Response(text="ok\n")
+def _shows_folders(http: HttpSettings) -> bool:
+    return is_loopback(http.host) if http.show_folders is None else http.show_folders
 
 
 def _is_open(path: str) -> bool:

@@ -10,7 +10,7 @@ from aiohttp import web
 from ocr_watcher.http import results, uploads
 from ocr_watcher.http.bodies import Body
 from ocr_watcher.http.problems import Problem, bad_request
-from ocr_watcher.http.service import Wishes
+from ocr_watcher.http.service import Wishes, address
 from ocr_watcher.inbox.records import RecordState
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class NativeApi:
             response = await self._send_error(request, job)
         else:
             return self._accepted(job, state)
-        response.headers["Content-Location"] = _address(job)
+        response.headers["Content-Location"] = address(job)
         return response
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -65,7 +65,7 @@ class NativeApi:
         """How a job stands; with `wait`, not before it has ended or so long."""
         job = await self._service.find(request.match_info["id"])
         state = await self._service.wait(job, self._wait_s(request, default=0.0))
-        return web.json_response(self._describe(job, state))
+        return web.json_response(self._service.describe(job, state))
 
     async def result(self, request: web.Request) -> web.StreamResponse:
         """The result of a job in one of the formats."""
@@ -101,24 +101,8 @@ class NativeApi:
             return await receipt.finish(uploads.name_of(request), wishes)
 
     def _accepted(self, job: Job, state: RecordState) -> web.Response:
-        headers = {"Location": _address(job), "Retry-After": "1"}
-        return web.json_response(self._describe(job, state), status=202, headers=headers)
-
-    def _describe(self, job: Job, state: RecordState) -> dict[str, object]:
-        status = self._service.status(job, state)
-        described: dict[str, object] = {
-            "id": job.id,
-            "status": status.word,
-            "name": job.ticket.name,
-            "received_at": job.ticket.received_at,
-            "links": {"self": _address(job), "result": f"{_address(job)}/result"},
-        }
-        for key in ("place", "page", "pages"):
-            if (value := getattr(status, key)) is not None:
-                described[key] = value
-        if status.word == "failed":
-            described["error"] = results.error_of(job)
-        return described
+        headers = {"Location": address(job), "Retry-After": "1"}
+        return web.json_response(self._service.describe(job, state), status=202, headers=headers)
 
     async def _send(self, request: web.Request, job: Job, kind: str) -> web.StreamResponse:
         media_type = results.FORMATS[kind].media_type
@@ -150,10 +134,6 @@ class NativeApi:
         if not 0 <= wait_s < math.inf:
             raise bad_request(f"wait is no number of seconds: {text[:40]!r}")
         return min(wait_s, self._service.settings.wait_s)
-
-
-def _address(job: Job) -> str:
-    return f"/v1/jobs/{job.id}"
 
 
 def _check_format(kind: str) -> None:

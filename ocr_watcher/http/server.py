@@ -15,7 +15,7 @@ from aiohttp import web
 from ocr_watcher import log
 from ocr_watcher.config import is_loopback
 from ocr_watcher.errors import ConfigError, ExitCode, UnavailableError
-from ocr_watcher.http.app import App
+from ocr_watcher.http.app import HEADERS, App
 from ocr_watcher.http.gate import Gate, Keys
 from ocr_watcher.http.guard import IDLE_S, Guards
 from ocr_watcher.http.line import Line
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.http.about import Collect
 
 # Connections that wait for `accept`: as many as may come while the server is restarted.
 _BACKLOG: Final = 4096
@@ -38,16 +39,31 @@ _SWEEP_S: Final = 60.0
 
 
 def run(
-    settings: Settings, http: HttpSettings, *, ready: Callable[[str], None] = lambda _address: None
+    settings: Settings,
+    http: HttpSettings,
+    *,
+    collect: Collect,
+    ready: Callable[[str], None] = lambda _address: None,
 ) -> ExitCode:
-    """Serve until a signal; `ready` is told the address. Raises `ServiceError`."""
+    """Serve until a signal; `ready` is told the address. Raises `ServiceError`.
+
+    Args:
+        settings: the configuration, which is the daemon's too.
+        http: its section for the server, in force.
+        collect: gives what `status --json` prints.
+        ready: is called with the address when requests are answered.
+    """
     keys = Keys(http.api_keys_file) if http.api_keys_file is not None else None
     spool = Spool(http.spool, http.keep_s)
     sockets = passed_sockets(os.environ) or [_listen(http)]
     try:
         _check_addresses(sockets, keys)
         spool.open()
-        asyncio.run(_serve(settings, http, spool=spool, gate=Gate(keys), sockets=sockets, ready=ready))
+        asyncio.run(
+            _serve(
+                settings, http, spool=spool, gate=Gate(keys), sockets=sockets, collect=collect, ready=ready
+            )
+        )
     finally:
         spool.close()
         for one in sockets:
@@ -62,19 +78,20 @@ async def _serve(
     spool: Spool,
     gate: Gate,
     sockets: list[socket.socket],
+    collect: Collect,
     ready: Callable[[str], None],
 ) -> None:
     logger, loop = log.get(), asyncio.get_running_loop()
     line = Line(settings.state_dir, http.spool, settings.memory.stats_interval_s)
     waiting = Waiting(spool)
     waiting.add(spool.unfinished())
-    service = Service(http, spool, waiting, line)
+    service = Service(http, spool=spool, waiting=waiting, line=line, headers=HEADERS)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
 
     guards = Guards()
     runner = web.AppRunner(
-        App(settings, service, gate=gate, guards=guards, log=logger).make(),
+        App(settings, service, gate=gate, guards=guards, collect=collect, log=logger).make(),
         access_log=None,
         handle_signals=False,
         keepalive_timeout=IDLE_S,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from ocr_watcher.http import content
+from ocr_watcher.http import content, results
 from ocr_watcher.http.bodies import MIB
 from ocr_watcher.http.gate import owner_of
 from ocr_watcher.http.problems import Problem, bad_request, not_found, too_large
@@ -17,6 +18,8 @@ from ocr_watcher.names import printable
 from ocr_watcher.outputs.sidecar import now
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp import web
 
     from ocr_watcher.config import HttpSettings
@@ -39,6 +42,11 @@ class Status:
     pages: int | None = None
 
 
+def address(job: Job) -> str:
+    """Where a job is."""
+    return f"/v1/jobs/{job.id}"
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What a client asks for with its document."""
@@ -51,12 +59,22 @@ class Wishes:
 class Service:
     """The server's state, shared by all handlers."""
 
-    def __init__(self, settings: HttpSettings, spool: Spool, waiting: Waiting, line: Line) -> None:
+    def __init__(
+        self,
+        settings: HttpSettings,
+        *,
+        spool: Spool,
+        waiting: Waiting,
+        line: Line,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`headers` go into every answer."""
         self.settings = settings
         self.spool = spool
         self.waiting = waiting
         self.line = line
         self.stopping = asyncio.Event()
+        self.headers = headers
         self._committing = 0
 
     # -- taking in -----------------------------------------------------------------------------
@@ -129,6 +147,31 @@ class Service:
         if page is not None:
             return Status("reading", page=page[0], pages=page[1])
         return Status("waiting", place=self.waiting.place(job.id))
+
+    def describe(self, job: Job, state: RecordState) -> dict[str, Any]:
+        """A job as the native API shows it. Raises `Problem` 404 where it went just now."""
+        status = self.status(job, state)
+        described: dict[str, Any] = {
+            "id": job.id,
+            "status": status.word,
+            "name": job.ticket.name,
+            "received_at": job.ticket.received_at,
+            "links": {"self": address(job), "result": f"{address(job)}/result"},
+        }
+        for key in ("place", "page", "pages"):
+            if (value := getattr(status, key)) is not None:
+                described[key] = value
+        if status.word == "failed":
+            described["error"] = results.error_of(job)
+        return described
+
+    async def describe_or_gone(self, job: str) -> dict[str, Any]:
+        """The same by its id; `gone` where there is no such job any more."""
+        try:
+            found = await self.find(job)
+            return self.describe(found, await self.wait(found, 0))
+        except Problem:
+            return {"id": job[:100], "status": "gone"}
 
     async def remove(self, job: Job) -> None:
         """Remove a job and everything of it."""
