@@ -25,7 +25,7 @@ from ocr_watcher.http.waiting import Waiting
 from ocr_watcher.service.health import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ocr_watcher.config import HttpSettings, Settings
     from ocr_watcher.http.about import Collect
@@ -45,7 +45,7 @@ def run(
     collect: Collect,
     ready: Callable[[str], None] = lambda _address: None,
 ) -> ExitCode:
-    """Serve until a signal; `ready` is told the address. Raises `ServiceError`.
+    """Serve until a signal. Raises `ServiceError`.
 
     Args:
         settings: the configuration, which is the daemon's too.
@@ -53,85 +53,122 @@ def run(
         collect: gives what `status --json` prints.
         ready: is called with the address when requests are answered.
     """
-    keys = Keys(http.api_keys_file) if http.api_keys_file is not None else None
-    spool = Spool(http.spool, http.keep_s)
-    sockets = passed_sockets(os.environ) or [_listen(http)]
+    sockets = passed_sockets(os.environ) or [listen(http)]
     try:
-        _check_addresses(sockets, keys)
-        spool.open()
-        asyncio.run(
-            _serve(
-                settings, http, spool=spool, gate=Gate(keys), sockets=sockets, collect=collect, ready=ready
-            )
-        )
+        server = Server(settings, http, sockets, collect)
+        asyncio.run(_serve(server, ready))
     finally:
-        spool.close()
         for one in sockets:
             one.close()
     return ExitCode.OK
 
 
-async def _serve(
-    settings: Settings,
-    http: HttpSettings,
-    *,
-    spool: Spool,
-    gate: Gate,
-    sockets: list[socket.socket],
-    collect: Collect,
-    ready: Callable[[str], None],
-) -> None:
-    logger, loop = log.get(), asyncio.get_running_loop()
-    line = Line(settings.state_dir, http.spool, settings.memory.stats_interval_s)
-    waiting = Waiting(spool)
-    waiting.add(spool.unfinished())
-    service = Service(http, spool=spool, waiting=waiting, line=line, headers=HEADERS)
+async def _serve(server: Server, ready: Callable[[str], None]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, service.stopping.set)
-
-    guards = Guards()
-    runner = web.AppRunner(
-        App(settings, service, gate=gate, guards=guards, collect=collect, log=logger).make(),
-        access_log=None,
-        handle_signals=False,
-        keepalive_timeout=IDLE_S,
-        max_line_size=8190,
-        max_field_size=8190,
-        max_headers=100,
-        lingering_time=2.0,
-        read_bufsize=1 << 15,
-        auto_decompress=False,
-    )
-    await runner.setup()
-    assert runner.server is not None  # noqa: S101 - after setup
-    factory = guards.around(runner.server)
-    servers = [await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in sockets]
-    tasks = [asyncio.create_task(waiting.run()), asyncio.create_task(_sweep(spool, http.keep_s))]
+        loop.add_signal_handler(number, stop.set)
+    await server.start()
     notifier = Notifier(os.environ, time.monotonic)
-    address = address_of(sockets[0])
-    logger.info("http.ready", address=address, spool=str(http.spool), waiting=len(waiting), pid=os.getpid())
-    ready(address)
-    notifier.ready()
-    await service.stopping.wait()
-    logger.info("http.stopping")
-    notifier.stopping()
-    for server in servers:
-        server.close()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_S):
-            await runner.shutdown()
-            await runner.server.shutdown(_STOP_S)
-    for task in tasks:
-        task.cancel()
-    await runner.cleanup()
-    logger.info("http.exiting")
+    try:
+        ready(server.address)
+        notifier.ready()
+        await stop.wait()
+        notifier.stopping()
+    finally:
+        await server.stop()
 
 
-async def _sweep(spool: Spool, keep_s: float) -> None:
-    while True:
-        await asyncio.sleep(min(_SWEEP_S, max(0.5, keep_s / 4)))
-        with suppress(OSError):
-            await asyncio.to_thread(spool.sweep)
+class Server:
+    """Everything that is alive while requests are answered. `start` and `stop` are called once, in one loop."""
+
+    def __init__(
+        self, settings: Settings, http: HttpSettings, sockets: Sequence[socket.socket], collect: Collect
+    ) -> None:
+        """Raises `ConfigError` where whoever reaches the sockets would need no key."""
+        self._settings = settings
+        self._http = http
+        self._sockets = sockets
+        self._collect = collect
+        self._log = log.get()
+        keys = Keys(http.api_keys_file) if http.api_keys_file is not None else None
+        _check_addresses(sockets, keys)
+        self._gate = Gate(keys)
+        self._spool = Spool(http.spool, http.keep_s)
+        self._servers: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def address(self) -> str:
+        """Where requests are answered."""
+        return address_of(self._sockets[0])
+
+    async def start(self) -> None:
+        """Answer requests from now on. Raises `UnavailableError`."""
+        self._spool.open()
+        line = Line(self._settings.state_dir, self._http.spool, self._settings.memory.stats_interval_s)
+        waiting = Waiting(self._spool)
+        waiting.add(self._spool.unfinished())
+        self._service = Service(self._http, spool=self._spool, waiting=waiting, line=line, headers=HEADERS)
+        guards = Guards()
+        self.app = App(
+            self._settings,
+            self._service,
+            gate=self._gate,
+            guards=guards,
+            collect=self._collect,
+            log=self._log,
+        ).make()
+        self._runner = web.AppRunner(
+            self.app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=IDLE_S,
+            max_line_size=8190,
+            max_field_size=8190,
+            max_headers=100,
+            lingering_time=2.0,
+            read_bufsize=1 << 15,
+            auto_decompress=False,
+        )
+        await self._runner.setup()
+        assert self._runner.server is not None  # noqa: S101 - after setup
+        factory = guards.around(self._runner.server)
+        loop = asyncio.get_running_loop()
+        self._servers = [
+            await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in self._sockets
+        ]
+        self._tasks = [asyncio.create_task(waiting.run()), asyncio.create_task(self._sweep())]
+        self._log.info(
+            "http.ready",
+            address=self.address,
+            spool=str(self._http.spool),
+            waiting=len(waiting),
+            pid=os.getpid(),
+        )
+
+    async def stop(self) -> None:
+        """Take no further request; those under way are answered: who waits for a record gets 202."""
+        self._log.info("http.stopping")
+        for server in self._servers:
+            server.close()
+        self._service.stopping.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await self._runner.shutdown()
+                if self._runner.server is not None:
+                    await self._runner.server.shutdown(_STOP_S)
+        for task in self._tasks:
+            task.cancel()
+        await self._runner.cleanup()
+        self._spool.close()
+        self._log.info("http.exiting")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(_SWEEP_S, max(0.5, self._http.keep_s / 4)))
+            with suppress(OSError):
+                await asyncio.to_thread(self._spool.sweep)
 
 
 # -- sockets ---------------------------------------------------------------------------------------
@@ -151,7 +188,8 @@ def passed_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
     return found
 
 
-def _listen(http: HttpSettings) -> socket.socket:
+def listen(http: HttpSettings) -> socket.socket:
+    """A socket at the address of the settings. Raises `UnavailableError`."""
     try:
         found = socket.getaddrinfo(
             http.host.strip("[]"), http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -169,7 +207,7 @@ def _listen(http: HttpSettings) -> socket.socket:
     return one
 
 
-def _check_addresses(sockets: list[socket.socket], keys: Keys | None) -> None:
+def _check_addresses(sockets: Sequence[socket.socket], keys: Keys | None) -> None:
     for one in sockets:
         if one.family == socket.AF_UNIX or keys is not None:
             continue
