@@ -80,7 +80,7 @@ async def _serve(server: Server, ready: Callable[[str], None]) -> None:
 
 
 class Server:
-    """Everything that is alive while requests are answered. `start` and `stop` are called once, in one loop."""
+    """Everything that is alive while requests are answered. `start` and `stop` are called once each."""
 
     def __init__(
         self, settings: Settings, http: HttpSettings, sockets: Sequence[socket.socket], collect: Collect
@@ -123,6 +123,7 @@ class Server:
             self.app,
             access_log=None,
             handle_signals=False,
+            shutdown_timeout=_STOP_S,
             keepalive_timeout=IDLE_S,
             max_line_size=8190,
             max_field_size=8190,
@@ -153,14 +154,9 @@ class Server:
         for server in self._servers:
             server.close()
         self._service.stopping.set()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_S):
-                await self._runner.shutdown()
-                if self._runner.server is not None:
-                    await self._runner.server.shutdown(_STOP_S)
+        await self._runner.cleanup()
         for task in self._tasks:
             task.cancel()
-        await self._runner.cleanup()
         self._spool.close()
         self._log.info("http.exiting")
 
