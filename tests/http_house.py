@@ -87,7 +87,13 @@ class House:
     def start_server(self) -> None:
         """Serve; also after `stop_server`."""
         self._socket = listen(self.http)
-        server = Server(self.settings, self.http, [self._socket], lambda: {"running": True, "in_hand": None})
+        server = Server(
+            self.settings,
+            self.http,
+            [self._socket],
+            collect=lambda: {"running": True, "in_hand": None},
+            log=self.log,  # type: ignore[arg-type] # collects
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

@@ -27,6 +27,8 @@ from ocr_watcher.service.health import Notifier
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from structlog.typing import FilteringBoundLogger
+
     from ocr_watcher.config import HttpSettings, Settings
     from ocr_watcher.http.about import Collect
 
@@ -55,7 +57,7 @@ def run(
     """
     sockets = passed_sockets(os.environ) or [listen(http)]
     try:
-        server = Server(settings, http, sockets, collect)
+        server = Server(settings, http, sockets, collect=collect, log=log.get())
         asyncio.run(_serve(server, ready))
     finally:
         for one in sockets:
@@ -83,14 +85,20 @@ class Server:
     """Everything that is alive while requests are answered. `start` and `stop` are called once each."""
 
     def __init__(
-        self, settings: Settings, http: HttpSettings, sockets: Sequence[socket.socket], collect: Collect
+        self,
+        settings: Settings,
+        http: HttpSettings,
+        sockets: Sequence[socket.socket],
+        *,
+        collect: Collect,
+        log: FilteringBoundLogger,
     ) -> None:
         """Raises `ConfigError` where whoever reaches the sockets would need no key."""
         self._settings = settings
         self._http = http
         self._sockets = sockets
         self._collect = collect
-        self._log = log.get()
+        self._log = log
         keys = Keys(http.api_keys_file) if http.api_keys_file is not None else None
         _check_addresses(sockets, keys)
         self._gate = Gate(keys)
