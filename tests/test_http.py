@@ -229,7 +229,7 @@ def test_the_line_is_not_overfilled_by_many_at_once(tmp_path: Path) -> None:
 
 
 def test_without_a_daemon_it_is_503_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocr_watcher.http.line.AWAY_S", 0.0)
+    monkeypatch.setattr("ocr_watcher.http.daemon_state.AWAY_S", 0.0)
     with House(tmp_path, daemon=False) as house:
         answer = house.send(PNG)
         assert (answer.status, answer.json["error"]["code"]) == (503, "daemon_away")

@@ -69,7 +69,7 @@ class App:
         self._guards = guards
         self._log = log
         self._parameters = Parameters(settings)
-        self._metrics = metrics.Metrics(service.line, service.waiting, service.settings.max_waiting)
+        self._metrics = metrics.Metrics(service.daemon, service.waiting, service.settings.max_waiting)
 
     def make(self) -> web.Application:
         """Put the application together."""

@@ -82,8 +82,10 @@ class OcrApi:
         body = Body(request, self._service.settings.max_body_mb, base64=True)
         async with self._service.receive(request) as receipt:
             parser = JsonParser("file")
-            fields = await uploads.take_embedded(receipt, body, parser)
-            log_id = request[LOG_ID] = paddlex.log_id_of(fields)
+            try:
+                fields = await uploads.take_embedded(receipt, body, parser)
+            finally:
+                log_id = request[LOG_ID] = paddlex.log_id_of(parser.fields)
             if not parser.found:
                 raise Problem(422, "bad_parameter", "file is missing: the document in base64")
             options = self._parameters.check(fields)

@@ -125,6 +125,7 @@ class JsonParser:
         self._expects_key = False
         self._key = ""
         self.found = False
+        self.fields: dict[str, Any] = {}
 
     def feed(self, block: bytes) -> bytes:
         """See `Parser`."""
@@ -155,6 +156,7 @@ class JsonParser:
             raise bad_request("the body is not a JSON object")
         if self.found:
             fields.pop(self._member, None)
+        self.fields = fields
         return self._decoder.end(), fields
 
     def _copy(self, to: int) -> None:

@@ -90,8 +90,8 @@ def told_of_folders(event: dict[str, Any], spool: str) -> dict[str, Any] | None:
     return {key: event[key] for key in _TOLD_FIELDS if key in event}
 
 
-def line_now(told: Told, *, running: bool, waiting: int, spool: str, folders: bool) -> dict[str, Any]:
-    """What the line does, in short. Names of folder files only where these are shown."""
+def state_now(told: Told, *, running: bool, waiting: int, spool: str, folders: bool) -> dict[str, Any]:
+    """What the daemon does, in short. Names of folder files only where these are shown."""
     in_hand = asdict(told.in_hand) if running and told.in_hand is not None else None
     if in_hand is not None:
         path = in_hand["path"]
@@ -141,9 +141,9 @@ class Events:
         tail = LogTail(self._log_file)
         tail.skip()
         await response.prepare(request)
-        line, known = self._line(), await self._jobs(jobs)
+        state, known = self._state(), await self._jobs(jobs)
         await response.write(
-            b"retry: 2000\n" + _event("snapshot", {"status": line, "jobs": list(known.values())})
+            b"retry: 2000\n" + _event("snapshot", {"status": state, "jobs": list(known.values())})
         )
         quiet_s = 0.0
         while not self._service.stopping.is_set():
@@ -151,10 +151,10 @@ class Events:
                 async with asyncio.timeout(_LOOK_S):
                     await self._service.stopping.wait()
             news = bytearray()
-            now, before = self._line(), line
+            now, before = self._state(), state
             if now != before:
                 news += _event("status", now)
-                line = now
+                state = now
             for job, described in (await self._jobs(jobs)).items():
                 if described != known.get(job):
                     known[job] = described
@@ -174,11 +174,11 @@ class Events:
         await response.write_eof()
         return response
 
-    def _line(self) -> dict[str, Any]:
-        line = self._service.line
-        return line_now(
-            line.told,
-            running=line.running,
+    def _state(self) -> dict[str, Any]:
+        daemon = self._service.daemon
+        return state_now(
+            daemon.told,
+            running=daemon.running,
             waiting=len(self._service.waiting),
             spool=str(self._service.spool.folder),
             folders=self._folders,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from ocr_watcher.http.line import Line
+    from ocr_watcher.http.daemon_state import DaemonState
     from ocr_watcher.http.waiting import Waiting
     from ocr_watcher.service.told import Told
 
@@ -42,10 +42,10 @@ _HISTOGRAMS: Final = {
 class Metrics:
     """What `/metrics` shows."""
 
-    def __init__(self, line: Line, waiting: Waiting, max_waiting: int) -> None:
+    def __init__(self, daemon: DaemonState, waiting: Waiting, max_waiting: int) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(DaemonCollector(line))
+        self._registry.register(DaemonCollector(daemon))
         self._registry.register(_WaitingCollector(waiting, max_waiting))
         ProcessCollector(namespace="ocrwatcher_http", registry=self._registry)
         self._requests = Counter(
@@ -100,17 +100,17 @@ class _WaitingCollector(Collector):
 class DaemonCollector(Collector):
     """The daemon's figures, from its status file."""
 
-    def __init__(self, line: Line, wall_clock: Callable[[], float] = time.time) -> None:
-        self._line = line
+    def __init__(self, daemon: DaemonState, wall_clock: Callable[[], float] = time.time) -> None:
+        self._daemon = daemon
         self._wall_clock = wall_clock
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
-        told = self._line.told
-        yield GaugeMetricFamily("ocrwatcher_up", "Whether the daemon runs", value=float(self._line.running))
+        told = self._daemon.told
+        yield GaugeMetricFamily("ocrwatcher_up", "Whether the daemon runs", value=float(self._daemon.running))
         yield from _counters(told)
         yield from _histograms(told)
-        if self._line.running:
+        if self._daemon.running:
             yield from self._now(told)
         if told.last_exit is not None:
             yield GaugeMetricFamily(

@@ -16,9 +16,9 @@ from ocr_watcher import log
 from ocr_watcher.config import is_loopback
 from ocr_watcher.errors import ConfigError, ExitCode, UnavailableError
 from ocr_watcher.http.app import HEADERS, App
+from ocr_watcher.http.daemon_state import DaemonState
 from ocr_watcher.http.gate import Gate, Keys
 from ocr_watcher.http.guard import IDLE_S, Guards
-from ocr_watcher.http.line import Line
 from ocr_watcher.http.service import Service
 from ocr_watcher.http.spool import Spool
 from ocr_watcher.http.waiting import Waiting
@@ -114,10 +114,14 @@ class Server:
     async def start(self) -> None:
         """Answer requests from now on. Raises `UnavailableError`."""
         self._spool.open()
-        line = Line(self._settings.state_dir, self._http.spool, self._settings.memory.stats_interval_s)
+        daemon = DaemonState(
+            self._settings.state_dir, self._http.spool, self._settings.memory.stats_interval_s
+        )
         waiting = Waiting(self._spool)
         waiting.add(self._spool.unfinished())
-        self._service = Service(self._http, spool=self._spool, waiting=waiting, line=line, headers=HEADERS)
+        self._service = Service(
+            self._http, spool=self._spool, waiting=waiting, daemon=daemon, headers=HEADERS
+        )
         guards = Guards()
         self.app = App(
             self._settings,
@@ -200,9 +204,13 @@ def listen(http: HttpSettings) -> socket.socket:
         )
         family, kind, protocol, _, address = found[0]
         one = socket.socket(family, kind, protocol)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(address)
-        one.setblocking(False)  # noqa: FBT003
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+            one.setblocking(False)  # noqa: FBT003
+        except OSError:
+            one.close()
+            raise
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {http.host}:{http.port}: {error.strerror or error}",

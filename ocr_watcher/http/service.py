@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ocr_watcher.config import HttpSettings
-    from ocr_watcher.http.line import Line
+    from ocr_watcher.http.daemon_state import DaemonState
     from ocr_watcher.http.spool import Job, Spool, Upload
     from ocr_watcher.http.waiting import Waiting
 
@@ -65,14 +65,14 @@ class Service:
         *,
         spool: Spool,
         waiting: Waiting,
-        line: Line,
+        daemon: DaemonState,
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`headers` go into every answer."""
         self.settings = settings
         self.spool = spool
         self.waiting = waiting
-        self.line = line
+        self.daemon = daemon
         self.stopping = asyncio.Event()
         self.headers = headers
         self._committing = 0
@@ -81,7 +81,7 @@ class Service:
 
     def admit(self, length_bytes: int = 0) -> None:
         """Raise `Problem` 429, 503 or 507 where no document is taken in now."""
-        problem = self.line.problem()
+        problem = self.daemon.problem()
         if problem is not None:
             raise problem
         self._check_room()
@@ -143,7 +143,7 @@ class Service:
             return Status("done")
         if state is RecordState.FAILED:
             return Status("failed")
-        page = self.line.page_of(job)
+        page = self.daemon.page_of(job)
         if page is not None:
             return Status("reading", page=page[0], pages=page[1])
         return Status("waiting", place=self.waiting.place(job.id))

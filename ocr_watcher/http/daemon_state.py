@@ -31,7 +31,7 @@ _FRESH_S: Final = 0.25
 _SILENT_S: Final = 60.0
 
 
-class Line:
+class DaemonState:
     """What is known of the daemon of one configuration."""
 
     def __init__(
