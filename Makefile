@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run test test-long test-systemd test-openvino openvino heic bench check format lock models install uninstall clean help
+.PHONY: run serve test test-long test-systemd test-openvino openvino heic bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -21,6 +21,10 @@ run: models ## set everything up and watch ./inbox
 	@mkdir -p inbox
 	@# 75 means: start me again. A service manager does that; here it is this loop.
 	@while :; do $(BIN)/ocr-watcher run -c $(CONFIG); code=$$?; [ $$code -eq 75 ] || exit $$code; done
+
+serve: models ## set everything up, watch ./inbox and serve over HTTP; prints the address
+	@mkdir -p inbox
+	@$(BIN)/python -m ocr_watcher.http.together $(CONFIG)
 
 test: $(INSTALLED) ## run the tests with the real engines
 	@$(BIN)/ocr-watcher models pull --all
