@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _BACKLOG: Final = 4096
 # What is under way when the server stops is answered within this time (s).
 _STOP_S: Final = 5.0
+_LAST_HEADS_S: Final = 0.1
 _FIRST_PASSED_FD: Final = 3
 _SWEEP_S: Final = 60.0
 
@@ -165,6 +166,8 @@ class Server:
         self._log.info("http.stopping")
         for server in self._servers:
             server.close()
+        # What has just been accepted brings its request along.
+        await asyncio.sleep(_LAST_HEADS_S)
         self._service.stopping.set()
         await self._runner.cleanup()
         for task in self._tasks:
