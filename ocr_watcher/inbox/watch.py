@@ -319,7 +319,10 @@ class Watcher:
         self._threads = {
             thread
             for thread in threading.enumerate()
-            if isinstance(thread, BaseThread) and not isinstance(thread, (EventEmitter, EventDispatcher))
+            # One that another watcher is starting just now is not alive yet, and is that one's to look after.
+            if thread.is_alive()
+            and isinstance(thread, BaseThread)
+            and not isinstance(thread, (EventEmitter, EventDispatcher))
         }
         self._watches[inbox] = (watch, identity or (0, 0))
         return ""
