@@ -149,6 +149,8 @@ def test_ids_open_results_and_names_of_files_do_not(tmp_path: Path) -> None:
         ("/v1/ocr?wait=nan", "bad_request"),
         ("/v1/ocr?wait=-1", "bad_request"),
         ("/v1/jobs?format=json,doc", "unknown_format"),
+        ("/v1/jobs?format=", "unknown_format"),
+        ("/v1/ocr?format=", "unknown_format"),
     ],
 )
 def test_what_is_not_understood_is_400(house: House, path: str, code: str) -> None:

@@ -55,7 +55,7 @@ class NativeApi:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Take a document in and answer with its job's address."""
-        kinds = [kind for kind in request.query.get("format", "").split(",") if kind]
+        kinds = request.query["format"].split(",") if "format" in request.query else []
         for kind in kinds:
             _check_format(kind)
         wishes = Wishes(tuple(dict.fromkeys(made for kind in kinds for made in _made(kind))))

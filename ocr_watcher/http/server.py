@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -132,6 +133,8 @@ class Server:
             collect=self._collect,
             log=self._log,
         ).make()
+        # It logs every malformed request with a traceback, for whoever cares to fill the log.
+        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
         self._runner = web.AppRunner(
             self.app,
             access_log=None,
