@@ -39,6 +39,9 @@ _VALIDATOR = jsonschema.Draft202012Validator(
     sidecar.schema(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
 )
 
+# Behind this checkout what the tests were told to find, such as OpenVINO or the decoder of HEIC.
+_PYTHONPATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+
 
 @dataclass
 class Clock:
@@ -180,7 +183,7 @@ class Process:
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": _PYTHONPATH, **(environment or {})},
         )
 
     @property

@@ -53,7 +53,7 @@ IMITATION = '", "pages": [{"index": 0}], "engine": {"index": '
 def record(pages: int) -> bytes:
     """A sidecar of so many pages, with text that looks like one."""
     lines = (LINE, Line(IMITATION, 0.5, LINE.polygon))
-    made = [Page(number, 200, 100, 0.5, lines) for number in range(pages)]
+    made = [Page(number, 200, 100, 0.5, lines, "text\n" + IMITATION) for number in range(pages)]
     return b"".join(sidecar.document_json(document(Source("a.png", STAMP, "0" * 64), made)))
 
 

@@ -32,7 +32,7 @@ ONLY_IN = {
     "aiohttp": ("http",),
     "prometheus_client": ("http",),
     "watchdog": ("inbox",),
-    "PIL": ("inputs", "ocr"),
+    "PIL": ("inputs", "ocr", "outputs"),
     "cv2": ("inputs",),
     "pypdfium2_raw": ("inputs",),
     "paddleocr": ("ocr",),

@@ -45,7 +45,7 @@ class NativeApi:
         job = await self._take_in(request, Wishes(_made(kind)))
         state = await self._service.wait(job, wait_s)
         if state is RecordState.DONE:
-            response = await self._send(request, job, kind)
+            response = await results.send_format(request, job, kind)
         elif state is RecordState.FAILED:
             response = await self._send_error(request, job)
         else:
@@ -82,7 +82,7 @@ class NativeApi:
                 hint="Ask again later, or with ?wait=SECONDS.",
                 headers={"Retry-After": "1"},
             )
-        return await self._send(request, job, kind)
+        return await results.send_format(request, job, kind)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Forget a job: its document, its result."""
@@ -103,10 +103,6 @@ class NativeApi:
     def _accepted(self, job: Job, state: RecordState) -> web.Response:
         headers = {"Location": address(job), "Retry-After": "1"}
         return web.json_response(self._service.describe(job, state), status=202, headers=headers)
-
-    async def _send(self, request: web.Request, job: Job, kind: str) -> web.StreamResponse:
-        media_type = results.FORMATS[kind].media_type
-        return await results.send(request, lambda: results.pieces_of(job, kind), media_type)
 
     async def _send_error(self, request: web.Request, job: Job) -> web.StreamResponse:
         return await results.send(
@@ -142,5 +138,5 @@ def _check_format(kind: str) -> None:
 
 
 def _made(kind: str) -> tuple[str, ...]:
-    """What the daemon is asked to make for a format."""
-    return () if kind in ("json", "txt") else (kind,)
+    """What the daemon is told of a format that is wanted."""
+    return () if kind == "json" else (kind,)

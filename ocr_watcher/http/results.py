@@ -6,18 +6,27 @@ import asyncio
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from ocr_watcher import __version__
+from ocr_watcher.errors import OutputError
 from ocr_watcher.http.problems import Problem, not_found
 from ocr_watcher.outputs import reading
+from ocr_watcher.outputs.alto import AltoWriter
+from ocr_watcher.outputs.base import About
+from ocr_watcher.outputs.hocr import HocrWriter
+from ocr_watcher.outputs.tsv import TsvWriter
+from ocr_watcher.outputs.txt import TextWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ocr_watcher.http.spool import Job
+    from ocr_watcher.inputs.base import Encoded, Picture
+    from ocr_watcher.outputs.base import Pictures, Writer
 
 # What is sent in one piece, with its length; more goes out piece by piece.
 _WHOLE_BYTES: Final = 1 << 20
@@ -28,16 +37,26 @@ _NAME = re.compile(rb'\{"schema": "[^"]*", "status": "[a-z]+", "source": \{"name
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is sent: its media type, and the extension for a name."""
+    """How a format is sent: its media type, and what makes it of a record.
+
+    Where it `shows` the document, the daemon makes it, if it is asked for with the document.
+    """
 
     media_type: str
-    extension: str
+    writer: Callable[[About, Pictures], Writer] | None = None
+    shows: bool = False
 
 
 FORMATS: Final = {
-    "json": Format("application/json; charset=utf-8", ".json"),
-    "txt": Format("text/plain; charset=utf-8", ".txt"),
+    "json": Format("application/json; charset=utf-8"),
+    "txt": Format("text/plain; charset=utf-8", TextWriter),
+    "hocr": Format("text/html; charset=utf-8", HocrWriter),
+    "alto": Format("application/xml", AltoWriter),
+    "tsv": Format("text/tab-separated-values; charset=utf-8", TsvWriter),
+    "pdf": Format("application/pdf", shows=True),
+    "overlay": Format("image/jpeg", shows=True),
 }
+"""By their names in `output.formats`, and the record."""
 
 MEDIA_TYPES: Final = {
     ".png": "image/png",
@@ -67,16 +86,48 @@ def record_pieces(path: str, name: str) -> Iterator[bytes]:
             block = file.read(_BLOCK_BYTES)
 
 
-def text_pieces(path: str) -> Iterator[bytes]:
-    """The text of a record, with a line end."""
-    with open(path, "rb") as file:
-        text = json.load(file)["text"]
-    yield text.encode("utf-8", "replace") + b"\n"
+def written_pieces(job: Job, make: Callable[[About, Pictures], Writer]) -> Iterator[bytes]:
+    """A format of a finished job that needs its record alone. Raises OSError."""
+    with open(job.record, "rb") as file:
+        source = reading.source(file)
+        file.seek(0)
+        pages = reading.count(file)
+        if job.ticket.name:
+            source = replace(source, name=job.ticket.name)
+        writer = make(About(source, f"ocr-watcher {__version__}", pages), _NoPictures())
+        yield from writer.begin()
+        file.seek(0)
+        for page in reading.pages(file):
+            yield from writer.page(page)
+        yield from writer.end()
 
 
-def pieces_of(job: Job, kind: str) -> Iterator[bytes]:
-    """A format of a finished job, a key of `FORMATS`."""
-    return record_pieces(job.record, job.ticket.name) if kind == "json" else text_pieces(job.record)
+class _NoPictures:
+    """See `outputs.base.Pictures`: what needs them is made by the daemon."""
+
+    def encoded(self, index: int) -> Encoded | None:
+        raise OutputError(f"page {index + 1} is not decoded here")
+
+    def picture(self, index: int, max_side_px: int) -> Picture:
+        raise OutputError(f"page {index + 1} is not decoded here, at {max_side_px} px or any size")
+
+
+async def send_format(request: web.Request, job: Job, kind: str) -> web.StreamResponse:
+    """Answer with a format of a finished job, a key of `FORMATS`. Raises `Problem` 404 and 409."""
+    made = FORMATS[kind]
+    if made.shows:
+        if not await asyncio.to_thread(os.path.isfile, job.output(kind)):
+            raise Problem(
+                409,
+                "not_made",
+                f"the format {kind} was not asked for with the document, or cannot hold it",
+                hint=f"Send the document with ?format={kind}.",
+            )
+        return web.FileResponse(job.output(kind), headers={"Content-Type": made.media_type})
+    writer = made.writer
+    if writer is None:
+        return await send(request, lambda: record_pieces(job.record, job.ticket.name), made.media_type)
+    return await send(request, lambda: written_pieces(job, writer), made.media_type)
 
 
 async def send(
@@ -128,14 +179,6 @@ def pages_of(job: Job) -> int:
             return reading.count(file)
     except (OSError, ValueError):
         raise not_found() from None
-
-
-def size_of(path: str) -> int:
-    """How many bytes a file has; 0 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def no_such_format(kind: str) -> Problem:

@@ -76,7 +76,7 @@ class Job:
     def output(self, kind: str) -> str:
         """The path of a further output, which may not be there."""
         folder, document = os.path.split(self.path)
-        return os.path.join(folder, f"{document}.{kind}")
+        return os.path.join(folder, names.output_of(document, kind))
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,8 @@ class Spool:
         """Remove everything of a job. What is read at this moment gets no record."""
         document = job.ticket.document
         # The document first: a record that goes before it would have it read again.
-        for name in (document, *names.records_of(document), names.ticket_of(document)):
+        outputs = (names.output_of(document, kind) for kind in names.OUTPUT_SUFFIXES)
+        for name in (document, *names.records_of(document), *outputs, names.ticket_of(document)):
             with suppress(OSError):
                 os.unlink(self.folder / name)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from ocr_watcher.document import Source
+from ocr_watcher.job import Stamp
 from ocr_watcher.outputs.sidecar import page_of
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ _PAGES: Final = b'", "pages": ['
 _PAGE: Final = b'{"index": '
 _END: Final = b'], "engine": '
 _BLOCK_BYTES: Final = 1 << 16
+_SOURCE: Final = b'"source": '
+_HEAD_BYTES: Final = 4096
 
 
 def pages(file: BinaryIO) -> Iterator[Page]:
@@ -38,6 +42,17 @@ def pages(file: BinaryIO) -> Iterator[Page]:
         if text.startswith(_END, end):
             return
         del text[:end]
+
+
+def source(file: BinaryIO) -> Source:
+    """What a sidecar of ours is about. Raises OSError; ValueError, KeyError or TypeError where it is none."""
+    head = file.read(_HEAD_BYTES)
+    at = head.find(_SOURCE)
+    if at < 0:
+        raise ValueError("it has no source")
+    fields, _ = json.JSONDecoder().raw_decode(head[at + len(_SOURCE) :].decode("utf-8", "ignore"))
+    stamp = Stamp(int(fields["size_bytes"]), int(fields["mtime_ns"]))
+    return Source(str(fields["name"]), stamp, fields["sha256"])
 
 
 def count(file: BinaryIO) -> int:

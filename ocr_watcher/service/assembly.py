@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
-from ocr_watcher.inbox import access, records
+from ocr_watcher.inbox import records
 from ocr_watcher.inbox.keeper import Habits
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
@@ -34,12 +35,14 @@ from ocr_watcher.jobs.turns import EngineInTurns
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
+from ocr_watcher.outputs.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.config.settings import OcrSettings
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.observers import Observer
     from ocr_watcher.jobs.totals import Totals
@@ -77,7 +80,12 @@ def load(settings: Settings, make_engine: MakeEngine) -> Loaded:
     return Loaded(
         engine,
         EngineFacts(engine.name, engine.provider, engine.model, engine.version, __version__),
-        Reader(engine, min_score=settings.ocr.min_score, give_back=probe.give_back),
+        Reader(
+            engine,
+            min_score=settings.ocr.min_score,
+            words=needs_words(settings),
+            give_back=probe.give_back,
+        ),
         decode_limits(settings),
         probe,
         _guard(settings, probe),
@@ -120,7 +128,8 @@ def build(
     loaded = load(settings, lambda settings: EngineInTurns(make_engine(settings), supervision))
     journal, ends = _journal(settings), threading.Event()
     # In a thread of its own: a file of the journal may lie on a mount that hangs.
-    threading.Thread(target=_sweep, args=(journal, ends), name="sweep", daemon=True).start()
+    places = Places.of(settings)
+    threading.Thread(target=_sweep, args=(journal, places, ends), name="sweep", daemon=True).start()
     tools = Tools(
         reader=loaded.reader,
         limits=loaded.limits,
@@ -136,6 +145,10 @@ def build(
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
         somebody_hurries=somebody_hurries,
+        spool=settings.http.spool if settings.http is not None else None,
+        places=places,
+        formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
+        words=settings.output.words,
     )
     return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools), ends)
 
@@ -157,6 +170,7 @@ def make_engine(settings: Settings) -> Engine:
         provider=ocr.provider,
         precision=ocr.precision,
         orientation=orientation_model(settings),
+        line_orientation=line_orientation_model(settings.ocr),
     )
 
 
@@ -165,12 +179,34 @@ def orientation_model(settings: Settings) -> Path | None:
     # Whoever has PaddleOCR turn pages would have them turned twice.
     if settings.ocr.orientation == "off" or settings.ocr.params.get("use_doc_orientation_classify"):
         return None
-    return models.orientation_file(settings.ocr.model_store)
+    return models.further_file(models.ORIENTATION, settings.ocr.model_store)
+
+
+def line_orientation_model(ocr: OcrSettings) -> Path | None:
+    """The file of the model that tells lines on their head, where they are to be read.
+
+    Raises:
+        UnavailableError: it is not in the store.
+    """
+    # Whoever has PaddleOCR turn lines would have them turned twice.
+    if not ocr.upside_down_lines or ocr.params.get("use_textline_orientation"):
+        return None
+    return models.line_orientation_file(ocr.model_store)
 
 
 def rules(settings: Settings) -> Rules:
     """What counts as a document by its name, and how long it must stand still."""
     return Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+
+
+def needs_words(settings: Settings) -> bool:
+    """Whether lines must have words: for the sidecar, for a further format, or for who may ask by HTTP."""
+    formats = settings.output.formats
+    return (
+        settings.output.words
+        or settings.http is not None
+        or any(FORMATS[kind].words for kind in formats if kind in FORMATS)
+    )
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:
@@ -195,7 +231,10 @@ def decode_limits(settings: Settings) -> DecodeLimits:
 def settings_key(settings: Settings, facts: EngineFacts) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    decisive = [ocr, settings.image.max_side_px, settings.pdf.text, vars(facts)]
+    decisive = [
+        *(ocr, settings.image.max_side_px, settings.pdf.text),
+        *(vars(facts), needs_words(settings)),
+    ]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -225,9 +264,9 @@ def spool_habits(settings: Settings) -> Habits:
 
 
 def check_inboxes(settings: Settings) -> None:
-    """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
-    for inbox in settings.watch.inbox:
-        access.check_inbox(inbox)
+    """Every folder that documents come from and go to is there and may be used. Raises `UnavailableError`."""
+    for check in Places.of(settings).checks(*settings.watch.inbox):
+        check()
 
 
 def unreadable_hint(error: FileError) -> str:
@@ -263,11 +302,11 @@ def _journal(settings: Settings) -> Journal:
     return Journal(settings.state_dir / names.JOURNAL, log.get())
 
 
-def _sweep(journal: Journal, ends: threading.Event) -> None:
-    journal.sweep(lambda path: None if ends.is_set() else _ended(path))
+def _sweep(journal: Journal, places: Places, ends: threading.Event) -> None:
+    journal.sweep(lambda path: None if ends.is_set() else _ended(path, places))
 
 
-def _ended(path: str) -> Totals | None:
+def _ended(path: str, places: Places) -> Totals | None:
     """What a file that is gone or has its record adds to the totals; None where it is still to be read."""
     try:
         status = os.lstat(path)
@@ -275,12 +314,14 @@ def _ended(path: str) -> Totals | None:
         return {} if isinstance(error, FileNotFoundError) else None
     if not stat.S_ISREG(status.st_mode):
         return {}
-    state = records.lookup(path, Stamp.of(status))
-    return _recorded(path, state) if state in (RecordState.DONE, RecordState.FAILED) else None
+    state = places.lookup(path, Stamp.of(status))
+    if state not in (RecordState.DONE, RecordState.FAILED):
+        return None
+    return _recorded(places.with_records(path), state)
 
 
 def _recorded(path: str, state: RecordState) -> Totals:
-    """What a file adds by its record."""
+    """What a file adds by the record beside `path`."""
     if state is RecordState.FAILED:
         error = records.read_error(path)
         return {} if error is None else totals.of_failed(error.code)
