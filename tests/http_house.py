@@ -18,6 +18,7 @@ from ocr_watcher.inbox import records
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Job, Stamp
 from ocr_watcher.jobs.journal import Journal
+from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.ocr.engine import FakeEngine
 from ocr_watcher.outputs.sidecar import now
@@ -73,7 +74,8 @@ class House:
         self._journal = Journal(self.settings.state_dir / "journal.sqlite3", self.log)  # type: ignore[arg-type]
         self.settings.state_dir.mkdir(exist_ok=True)
         self._at_end.callback(self._journal.close)
-        self._worker = Worker(tools(self.engine, self._journal, self.log))
+        reader = Reader(self.engine, min_score=0.0, words=True, give_back=lambda: None)
+        self._worker = Worker(tools(self.engine, self._journal, self.log, spool=self.spool, reader=reader))
         if self._works:
             self._start(self._work_on)
         self.start_server()

@@ -96,6 +96,54 @@ def test_a_jobs_life(tmp_path: Path) -> None:
         assert all(stem in file for file in house.files())  # only the other job's are left
 
 
+@pytest.mark.parametrize(
+    ("kind", "media_type", "mark"),
+    [
+        ("txt", "text/plain", "48x64\n"),
+        ("hocr", "text/html", "ocr_page"),
+        ("alto", "application/xml", 'CONTENT="48x64"'),
+        ("tsv", "text/tab-separated-values", "48x64"),
+    ],
+)
+def test_formats_of_a_record_are_made_when_asked_for(
+    house: House, kind: str, media_type: str, mark: str
+) -> None:
+    answer = house.send(PNG, f"/v1/ocr?format={kind}", name="<script>.png")
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, media_type)
+    assert mark in answer.text
+    assert "<script>" not in answer.text
+    job = house.until_read(house.send(PNG, "/v1/jobs").json["id"])
+    assert mark in house.ask("GET", f"{job['links']['result']}?format={kind}").text
+
+
+@pytest.mark.parametrize(
+    ("kind", "media_type", "magic"),
+    [("pdf", "application/pdf", b"%PDF-"), ("overlay", "image/jpeg", b"\xff\xd8\xff")],
+)
+def test_formats_of_pictures_are_asked_for_with_the_document(
+    house: House, kind: str, media_type: str, magic: bytes
+) -> None:
+    answer = house.send(PNG, f"/v1/ocr?format={kind}")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, media_type)
+    assert answer.body.startswith(magic)
+    job = house.until_read(house.send(PNG, f"/v1/jobs?format=txt,{kind}").json["id"])
+    assert house.ask("GET", f"{job['links']['result']}?format={kind}").body.startswith(magic)
+    assert house.ask("DELETE", job["links"]["self"]).status == 204
+    job = house.until_read(house.send(PNG, "/v1/jobs").json["id"])
+    answer = house.ask("GET", f"{job['links']['result']}?format={kind}")
+    assert (answer.status, answer.json["error"]["code"]) == (409, "not_made")
+
+
+def test_records_have_words_where_a_format_wants_them(house: House) -> None:
+    def has_words(path: str) -> bool:
+        job = house.until_read(house.send(PNG, path).json["id"])
+        record = house.ask("GET", job["links"]["result"]).json
+        return "words" in record["pages"][0]["lines"][0]
+
+    assert has_words("/v1/jobs?format=hocr")
+    assert not has_words("/v1/jobs")
+
+
 def test_a_failed_job_says_why(house: House) -> None:
     job = house.until_read(house.send(PNG[:60], "/v1/jobs").json["id"])
     assert (job["status"], job["error"]["code"]) == ("failed", "truncated")

@@ -62,6 +62,15 @@ def test_paddlex(house: House) -> None:
     assert page["inputImage"] is None
 
 
+def test_paddlex_shows_the_picture_unless_told_not_to(house: House) -> None:
+    """The example of PaddleX's documentation decodes `ocrImage` without a look."""
+    for fields in ({}, {"visualize": None}, {"visualize": True}):
+        [page] = paddlex(house, fileType=1, **fields).json["result"]["ocrResults"]
+        assert base64.b64decode(page["ocrImage"]).startswith(b"\xff\xd8\xff")
+    [page] = paddlex(house, fileType=1, visualize=False).json["result"]["ocrResults"]
+    assert page["ocrImage"] is None
+
+
 def test_paddlex_of_several_pages(house: House) -> None:
     encoded = base64.b64encode(tiff()).decode()
     result = house.ask("POST", "/ocr", json={"file": encoded, "fileType": 1}).json["result"]

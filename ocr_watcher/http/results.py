@@ -22,7 +22,7 @@ from ocr_watcher.outputs.tsv import TsvWriter
 from ocr_watcher.outputs.txt import TextWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ocr_watcher.http.spool import Job
     from ocr_watcher.inputs.base import Encoded, Picture
@@ -110,6 +110,13 @@ class _NoPictures:
 
     def picture(self, index: int, max_side_px: int) -> Picture:
         raise OutputError(f"page {index + 1} is not decoded here, at {max_side_px} px or any size")
+
+    @property
+    def are_of_a_pdf(self) -> bool:
+        return False
+
+    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
+        raise OutputError(f"{len(layer)} bytes for {len(pages)} pages are not added here")
 
 
 async def send_format(request: web.Request, job: Job, kind: str) -> web.StreamResponse:
