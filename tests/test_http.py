@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -15,7 +16,10 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from ocr_watcher.http.bodies import MIB
+from ocr_watcher.http.metrics import DaemonCollector
 from ocr_watcher.outputs import sidecar
+from ocr_watcher.outputs.sidecar import now
+from ocr_watcher.service.told import InHand, LastExit, QueueState, Told, Total
 from tests.http_house import House
 
 if TYPE_CHECKING:
@@ -334,12 +338,50 @@ def test_the_description_is_valid_and_its_schemas_too(house: House) -> None:
 
 def test_metrics_parse_and_name_no_path(house: House) -> None:
     house.send(PNG)
+    house.ask("GET", "/v1/jobs/nothing")
     text = house.ask("GET", "/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert [sample.value for sample in families["ocrwatcher_up"].samples] == [1.0]
     requests = families["ocrwatcher_http_requests"].samples
     assert {sample.labels["route"] for sample in requests} >= {"/v1/ocr", "/v1/jobs/{id}"}
     assert str(house.spool) not in text
+
+
+def test_the_dashboard_shows_metrics_that_there_are(house: House) -> None:
+    house.send(PNG)
+    house.send(b"hello")
+    text = house.ask("GET", "/metrics").text
+    dashboard = Path(__file__).parents[1].joinpath("examples", "grafana.json").read_text("utf-8")
+    shown = set(re.findall(r"ocrwatcher_\w+", dashboard))
+    # What only a running daemon tells; of this one there is no more than a status file.
+    of_the_daemon = {name for name in shown if not name.startswith("ocrwatcher_http_")}
+    assert shown - of_the_daemon <= set(re.findall(r"ocrwatcher_\w+", text))
+    assert of_the_daemon <= known_metrics()
+
+
+def known_metrics() -> set[str]:
+    """Every metric that a daemon with something to tell has."""
+    told = Told(
+        queue=QueueState(1, 2, 3, 4, now()),
+        in_hand=InHand("/x", 1, now(), 1),
+        rss_mb=1.0,
+        peak_rss_mb=1.0,
+        last_exit=LastExit("", 75, now()),
+        soft_limit_mb=1,
+        rss_limit_mb=1,
+        totals=(Total("files", "ok", 1), Total("files", "truncated", 1), Total("pages", "pixels", 1)),
+        recycles=(Total("recycles", "memory", 1),),
+    )
+    seen = DaemonCollector(SimpleNamespace(told=told, running=True))  # type: ignore[arg-type]
+    return {sample.name for family in seen.collect() for sample in family.samples}
+
+
+def test_the_metrics_are_those_that_were_promised() -> None:
+    names = """files_total pages_total queue_wait_seconds_bucket load_seconds_bucket ocr_seconds_bucket
+        queue_length queue_capacity files_waiting files_failed oldest_waiting_seconds in_hand_seconds
+        resident_memory_bytes peak_resident_memory_bytes memory_limit_bytes recycles_total last_exit_code
+        up build_info"""
+    assert {f"ocrwatcher_{name}" for name in names.split()} <= known_metrics()
 
 
 def test_status_and_page(house: House) -> None:
