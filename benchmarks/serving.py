@@ -319,7 +319,7 @@ class Clients:
             self.statuses[what] += 1
 
     def _fetch(self, pool: urllib3.PoolManager, address: str, number: int) -> None:
-        """Ask for a job that was accepted until its result is there, whatever happens to the server meanwhile."""
+        """Ask for an accepted job until its result is there, whatever happens to the server meanwhile."""
         while True:
             try:
                 answer = pool.request("GET", f"{self.pair.address}{address}?wait=50")
