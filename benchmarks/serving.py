@@ -300,8 +300,8 @@ class Clients:
                 self._note(f"connection: {type(error).__name__}")
                 time.sleep(0.2)
                 continue
-            self._note(str(answer.status))
             body = json.loads(answer.data)
+            self._note(f"{answer.status} {body['error']['code']}" if "error" in body else str(answer.status))
             if answer.status == 200:
                 with self._lock:
                     self.read += 1
