@@ -232,6 +232,21 @@ def test_too_large_by_its_length_is_413_before_the_body_comes(house: House) -> N
         assert _head(line).startswith(b"HTTP/1.1 413 ")
 
 
+def test_who_asks_before_sending_is_answered_before_sending(tmp_path: Path) -> None:
+    head = b"POST /v1/ocr?wait=0 HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with House(tmp_path, works=False, max_waiting=1) as house:
+        with _connected(house) as line:
+            line.sendall(head % len(PNG))
+            assert _head(line).startswith(b"HTTP/1.1 100 ")
+            line.sendall(PNG)
+            assert b"HTTP/1.1 202 " in _head(line)
+        for length, status in ((len(PNG), b"429"), (1 << 30, b"413")):
+            with _connected(house) as line:
+                line.sendall(head % length)
+                assert _head(line).startswith(b"HTTP/1.1 " + status)
+
+
 def test_too_large_is_413_while_it_comes(house: House) -> None:
     before = house.files()
 
