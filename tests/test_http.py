@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -360,6 +362,18 @@ def test_metrics_parse_and_name_no_path(house: House) -> None:
     requests = families["ocrwatcher_http_requests"].samples
     assert {sample.labels["route"] for sample in requests} >= {"/v1/ocr", "/v1/jobs/{id}"}
     assert str(house.spool) not in text
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_has_nothing_to_say(house: House) -> None:
+    house.send(PNG)
+    result = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=house.ask("GET", "/metrics").body,
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 def test_the_dashboard_shows_metrics_that_there_are(house: House) -> None:
