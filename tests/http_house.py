@@ -93,7 +93,7 @@ class House:
             self.settings,
             self.http,
             [self._socket],
-            collect=lambda: {"running": True, "in_hand": None},
+            collect=lambda: {"running": True, "in_hand": None, "files": {}},
             log=self.log,  # type: ignore[arg-type] # collects
         )
         self._loop = asyncio.new_event_loop()

@@ -420,6 +420,13 @@ def test_status_and_page(house: House) -> None:
     assert "ocr-watcher" in house.ask("GET", "/").text
 
 
+def test_files_of_folders_are_told_of_where_they_are_to_be(tmp_path: Path) -> None:
+    for shown in (True, False):
+        (tmp_path / str(shown)).mkdir()
+        with House(tmp_path / str(shown), show_folders=shown) as house:
+            assert ("files" in house.ask("GET", "/v1/status").json) is shown
+
+
 def test_events_begin_with_a_snapshot_and_tell_of_known_jobs(tmp_path: Path) -> None:
     with House(tmp_path, works=False) as house:
         job = house.send(PNG, "/v1/jobs").json["id"]

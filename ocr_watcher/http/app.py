@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientError, web
 
 from ocr_watcher import __version__
-from ocr_watcher.config import is_loopback
 from ocr_watcher.http import metrics, shapes
 from ocr_watcher.http.about import About
 from ocr_watcher.http.bodies import MIB
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.config import Settings
     from ocr_watcher.http.about import Collect
     from ocr_watcher.http.gate import Gate
     from ocr_watcher.http.guard import Guards
@@ -60,11 +59,13 @@ class App:
         *,
         gate: Gate,
         guards: Guards,
+        shows_folders: bool,
         collect: Collect,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
         self._http = service.settings
+        self._shows_folders = shows_folders
         self._collect = collect
         self._log_file = settings.logging.file
         self._gate = gate
@@ -76,7 +77,7 @@ class App:
     def make(self) -> web.Application:
         """Put the application together."""
         app = web.Application(middlewares=[self._answer])
-        folders = _shows_folders(self._http)
+        folders = self._shows_folders
         for api in (
             About(self._service, self._metrics, self._collect, folders=folders),
             Events(self._service, self._log_file, folders=folders),
@@ -150,10 +151,6 @@ class App:
         except Exception:  # noqa: BLE001 - one request must not end the others
             self._log.exception("http.bug", method=request.method, route=_route_of(request))
             return shapes.response(request, _BUG)
-
-
-def _shows_folders(http: HttpSettings) -> bool:
-    return is_loopback(http.host) if http.show_folders is None else http.show_folders
 
 
 def _is_open(path: str) -> bool:

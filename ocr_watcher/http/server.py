@@ -130,6 +130,7 @@ class Server:
             self._service,
             gate=self._gate,
             guards=guards,
+            shows_folders=self._shows_folders(),
             collect=self._collect,
             log=self._log,
         ).make()
@@ -178,6 +179,11 @@ class Server:
         self._spool.close()
         self._log.info("http.exiting")
 
+    def _shows_folders(self) -> bool:
+        """As set; else where nobody but this machine asks, whatever address the settings have."""
+        set_to = self._http.show_folders
+        return all(map(_is_local, self._sockets)) if set_to is None else set_to
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(_SWEEP_S, max(0.5, self._http.keep_s / 4)))
@@ -225,12 +231,15 @@ def listen(http: HttpSettings) -> socket.socket:
     return one
 
 
+def _is_local(one: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return one.family == socket.AF_UNIX or is_loopback(one.getsockname()[0])
+
+
 def _check_addresses(sockets: Sequence[socket.socket], keys: Keys | None) -> None:
     for one in sockets:
-        if one.family == socket.AF_UNIX or keys is not None:
-            continue
-        host = one.getsockname()[0]
-        if not is_loopback(host):
+        if keys is None and not _is_local(one):
+            host = one.getsockname()[0]
             raise ConfigError(
                 f"{host} can be reached from other machines, and there is no http.api_keys_file",
                 hint="Set http.api_keys_file to a file with a key a line, or serve on 127.0.0.1.",
