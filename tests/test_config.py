@@ -703,6 +703,15 @@ def test_yaml_s_own_traps_are_read_as_they_look(write: Write) -> None:
     assert settings.ocr.model == "="
 
 
+def test_off_needs_no_quotes(write: Write) -> None:
+    """YAML reads it as false; it is what the documentation says to write."""
+    settings = load(write("ocr: {orientation: off}"))
+    assert settings.ocr.orientation == "off"
+    assert load(write(effective(settings))) == settings
+    with pytest.raises(ConfigError, match="must be one of auto, off"):
+        load(write("ocr: {orientation: on}"))
+
+
 def test_extensions_are_a_list_or_words(write: Write) -> None:
     for text in ("[.PNG, .tif]", "' .png  .TIF '"):
         assert load(write(f"watch: {{extensions: {text}}}")).watch.extensions == (".png", ".tif")

@@ -174,6 +174,11 @@ def _model_store(value: object) -> object:
     return Path(cache_folder(), "models")
 
 
+def _off(value: object) -> object:
+    """In YAML, `off` without quotes is false."""
+    return "off" if value is False else value
+
+
 def _mapping(value: object) -> object:
     """A key with only comments under it is null in YAML; here it means an empty mapping."""
     return {} if value is None else value
@@ -287,7 +292,7 @@ class OcrSettings(Section):
         default=None, validate_default=True
     )
     lang: _Text | None = None
-    orientation: Literal["auto", "off"] = "auto"
+    orientation: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     upside_down_lines: bool = False
     threads: int = Field(default=0, ge=0, le=1024)
     min_score: float = Field(default=0.0, ge=0, le=1)
