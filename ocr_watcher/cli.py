@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         help="images, their error records, or folders",
     )
     which.add_argument("--all", action="store_true", help="every file that failed")
+    which.add_argument(
+        "--outdated", action="store_true", help="every file that was read with other settings than now"
+    )
     export = verb("export", _export, "make further outputs of finished documents, without reading them again")
     export.add_argument(
         "--format",
@@ -408,6 +411,8 @@ def _retry(asked: argparse.Namespace) -> int:
 
     settings = configuration.load_existing(asked.config)
     log.set_up(settings.logging.level, None, settings.logging.max_mb, settings.logging.backups)
+    if asked.outdated:
+        return _read_again(settings)
     outcome = retry.forget(settings, None if asked.all else asked.paths)
     for path in outcome.again:
         print(f"will be tried again: {one_line(path)}")
@@ -420,6 +425,33 @@ def _retry(asked: argparse.Namespace) -> int:
     if outcome.again and lock.running(settings.state_dir) is None:
         print("ocr-watcher is not running: at its next start")
     return ExitCode.SOME_FAILED if outcome.refused else ExitCode.OK
+
+
+def _read_again(settings: Settings) -> int:
+    from ocr_watcher.service import reread
+    from ocr_watcher.verbs import status
+
+    now = status.collect(settings)
+    if now.outdated:
+        reread.request(settings)
+        print(
+            f"{now.outdated} files will be read again, one at a time beside new ones; "
+            "their results stay until then"
+        )
+        if not now.running:
+            print("ocr-watcher is not running: at its next start")
+        elif now.config_changed:
+            print(
+                "ocr-watcher still runs with its former settings: `systemctl reload ocr-watcher`, or SIGHUP"
+            )
+    else:
+        print("no file was read with other settings")
+    if now.unknown_settings:
+        print(
+            f"{now.unknown_settings} more were read by a version that did not note its settings: "
+            "delete the .json of what is to be read again"
+        )
+    return ExitCode.OK
 
 
 def _export(asked: argparse.Namespace) -> int:

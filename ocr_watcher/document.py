@@ -171,7 +171,8 @@ class Document:
 
     `pages` can be gone through more than once. Of a long document they come from the state folder one by one,
     so that memory does not grow with their number. `warnings` are codes: `page_limited`, `page_failed`,
-    `unreadable_text`, `output_skipped`.
+    `unreadable_text`, `output_skipped`. `settings` is a short name for the settings that decided how it was
+    read; empty where that is not known.
     """
 
     source: Source
@@ -181,3 +182,4 @@ class Document:
     memory: MemoryUse
     warnings: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()
+    settings: str = ""

@@ -222,3 +222,4 @@ def stem_in(name: str) -> str | None:
 JOURNAL: Final = "journal.sqlite3"
 STATUS: Final = "status.json"
 LOCK: Final = "lock"
+REREAD: Final = "reread.json"

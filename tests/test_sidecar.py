@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocr_watcher import names
-from ocr_watcher.document import Document, EngineFacts, Line, MemoryUse, Page, Source, Timing, Word
+from ocr_watcher.document import Document, EngineFacts, Line, MemoryUse, Output, Page, Source, Timing, Word
 from ocr_watcher.errors import AccessError, OutputError, OutputExistsError, TruncatedError
 from ocr_watcher.inbox.files import open_folder, remove_leftover
-from ocr_watcher.inbox.records import RecordState, lookup
+from ocr_watcher.inbox.records import RecordState, Reread, look, lookup
 from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
 from tests.support import error_of, sidecar_of
@@ -287,3 +287,45 @@ def test_a_name_cannot_pass_for_a_stamp(tmp_path: Path, folder: int) -> None:
     write_ok(folder, path)
     assert lookup(str(path), Stamp(1, 1)) is RecordState.OPEN
     assert lookup(str(path), STAMP) is RecordState.DONE
+
+
+# -- with which settings it was read -------------------------------------------------------------
+
+
+def write_with(folder: int, path: Path, settings: str, outputs: tuple[Output, ...] = ()) -> None:
+    described = document(Source(path.name, STAMP, "0" * 64), settings=settings, outputs=outputs)
+    commit.commit(folder, path.name, path.stat(), sidecar.document_json(described))
+
+
+@pytest.mark.parametrize("name", ["scan.png", 'a", "settings": "0000000000000000.png', "x" * 240 + ".png"])
+@pytest.mark.parametrize("outputs", [0, 1, 6])
+def test_the_beginning_of_a_sidecar_says_with_which_settings(
+    tmp_path: Path, folder: int, name: str, outputs: int
+) -> None:
+    """However much stands before it: names as long as can be, whose bytes are escaped sixfold."""
+    path = image(tmp_path, name)
+    odd = "\x01" * 250 if outputs == 6 else '"]'
+    made = tuple(Output("txt", odd, 1, "0" * 64) for _ in range(outputs))
+    write_with(folder, path, "0123456789abcdef", made)
+    assert sidecar_of(path)["settings"] == "0123456789abcdef"
+    assert look(str(path), STAMP) == (RecordState.DONE, "0123456789abcdef")
+    assert look(str(path), Stamp(1, 1)) == (RecordState.OPEN, "")
+    write_with(folder, path, "", made)  # as versions before wrote it
+    assert look(str(path), STAMP) == (RecordState.DONE, "")
+
+
+def test_what_is_outdated_is_to_be_read_again_where_that_is_wished_for(tmp_path: Path, folder: int) -> None:
+    path = image(tmp_path)
+    write_with(folder, path, "0" * 16)
+    written_ns = path.with_name("scan.png.json").stat().st_mtime_ns
+
+    def state(settings: str, before_ns: int) -> RecordState:
+        return lookup(str(path), STAMP, reread=Reread(settings, before_ns))
+
+    assert state("1" * 16, written_ns + 1) is RecordState.RETRY
+    assert state("1" * 16, written_ns) is RecordState.DONE  # written since
+    assert state("0" * 16, written_ns + 1) is RecordState.DONE
+    write_with(folder, path, "")
+    assert state("1" * 16, written_ns * 2) is RecordState.DONE  # nobody knows
+    write_error(folder, path)
+    assert state("1" * 16, written_ns * 2) is RecordState.FAILED

@@ -218,6 +218,11 @@ class Intake:
             and path not in self._waiting
         )
 
+    def forget_known(self) -> None:
+        """Let the next scan read every record again."""
+        self._known.clear()
+        self.failed.clear()
+
     def forget_gone(self, met: int) -> Iterator[None]:
         """After a whole scan that met `met` of the known files: forget those that are no more.
 

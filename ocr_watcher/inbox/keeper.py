@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from ocr_watcher.inbox.ready import Rules
-    from ocr_watcher.inbox.records import RecordState
+    from ocr_watcher.inbox.records import RecordState, Reread
     from ocr_watcher.inbox.unwanted import KindOf
     from ocr_watcher.inbox.watch import Event
     from ocr_watcher.job import Job, Outcome, Stamp
@@ -76,6 +76,7 @@ class Keeper(threading.Thread):
         log: FilteringBoundLogger,
         places: Places | None = None,
         kind_of: KindOf = lambda _head: "",
+        reread: Reread | None = None,
     ) -> None:
         """Nothing is done before `start`.
 
@@ -90,6 +91,7 @@ class Keeper(threading.Thread):
             log: where it tells what it does.
             places: where records are; beside the documents if not given.
             kind_of: what a file is by its first bytes; see `unwanted.KindOf`.
+            reread: which results are to be read again; see `read_again`.
         """
         super().__init__(name=f"keeper {inbox}", daemon=True)
         self.inbox = inbox
@@ -104,6 +106,8 @@ class Keeper(threading.Thread):
         self._log = log
         self._places = places or Places((inbox,))
         self._unwanted = Told(log, kind_of)
+        self._reread = reread
+        self._looks_again = False
         self._bell = Bell()
         self._opened = threading.Event()
         self._watching = threading.Event()
@@ -165,6 +169,12 @@ class Keeper(threading.Thread):
     def completed(self, job: Job, outcome: Outcome) -> None:
         """The consumer is through with a job of this inbox."""
         self._completions.put((job, outcome))
+        self._bell.ring()
+
+    def read_again(self, reread: Reread) -> None:
+        """Take older results for work again: one at a time, and behind what is new."""
+        self._reread = reread
+        self._looks_again = True
         self._bell.ring()
 
     def room(self) -> None:
@@ -261,6 +271,10 @@ class Keeper(threading.Thread):
         while not self._completions.empty():
             self._intake.completed(*self._completions.get_nowait())
         self._take_events()
+        if self._looks_again:
+            self._looks_again = False
+            self._intake.forget_known()
+            self._intake.rescan_due = True
         self._advance_scan(now)
         due = self._intake.step()  # after the scan, so that what it found is waited for and no longer
         if self._look_after.is_due(now):
@@ -351,4 +365,4 @@ class Keeper(threading.Thread):
 
     def _lookup(self, path: str, stamp: Stamp) -> RecordState:
         self._clock()
-        return self._places.lookup(path, stamp)
+        return self._places.lookup(path, stamp, self._reread)

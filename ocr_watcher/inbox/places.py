@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ocr_watcher.config import Settings
+    from ocr_watcher.inbox.records import Reread
     from ocr_watcher.job import Stamp
 
 
@@ -102,12 +103,12 @@ class Places:
         folder, name = os.path.split(self.with_records(document))
         return any(os.path.lexists(os.path.join(folder, record)) for record in names.records_of(name))
 
-    def lookup(self, document: str, stamp: Stamp) -> RecordState:
+    def lookup(self, document: str, stamp: Stamp, reread: Reread | None = None) -> RecordState:
         """What the records of a document (a path) say of its version `stamp`; see `records.lookup`.
 
         Where documents are archived, one that is done and still here is not over.
         """
-        state = records.lookup(self.with_records(document), stamp)
+        state = records.lookup(self.with_records(document), stamp, reread=reread)
         if (
             state is RecordState.DONE
             and self.archive is not None

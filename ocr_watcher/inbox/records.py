@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -30,6 +31,11 @@ _HEAD = re.compile(
     rb'"source": \{"name": ("(?:[^"\\]|\\.)*"), "size_bytes": (\d+), "mtime_ns": (-?\d+)'
 )
 _OURS = b'{"schema": "ocr-watcher/'
+# What decided how the document was read, behind source and outputs.
+_SETTINGS = re.compile(
+    rb'"sha256": (?:null|"[0-9a-f]{64}")\}'
+    rb'(?:, "outputs": \[(?:[^"\]]|"(?:[^"\\]|\\.)*")*\])?, "settings": "([0-9a-f]{16})"'
+)
 # The outputs follow the source. Seven names and their hashes take 12 KiB at most.
 _MANIFEST_BYTES = 1 << 15
 _SOURCE, _OUTPUTS = '"source": ', ', "outputs": '
@@ -48,19 +54,75 @@ class RecordState(Enum):
     BLOCKED = "blocked"  # somebody else's file has the sidecar's name, and the error record has said so
 
 
-def lookup(document: str, stamp: Stamp, *, folder: int | None = None) -> RecordState:
+@dataclass(frozen=True)
+class Reread:
+    """That somebody wants results to be read again that were read with other settings than `settings`.
+
+    Those that were written before `before_ns` (wall clock, ns since the epoch): what is read from then on is
+    not read again when the settings change once more.
+    """
+
+    settings: str
+    before_ns: int
+
+
+def lookup(
+    document: str, stamp: Stamp, *, folder: int | None = None, reread: Reread | None = None
+) -> RecordState:
     """What the records beside `document` say of its version `stamp`.
 
     `document` is a path, or a file name with the descriptor of its open folder. A record that cannot
-    be read counts as none: the document is then done again, which does no harm.
+    be read counts as none: the document is then done again, which does no harm. A document that is done but
+    is to be read again, by `reread`, is one to retry.
     """
+    state, head = _look(document, stamp, folder)
+    if state is RecordState.DONE and reread is not None and _is_outdated(document, folder, head, reread):
+        return RecordState.RETRY
+    return state
+
+
+def look(document: str, stamp: Stamp) -> tuple[RecordState, str]:
+    """The same, and a short name for the settings that a document was read with (`Document.settings`).
+
+    It is empty where the document is not done, and where its sidecar does not say.
+    """
+    state, head = _look(document, stamp, None)
+    return state, _settings(document, None, head) if state is RecordState.DONE else ""
+
+
+def _look(document: str, stamp: Stamp, folder: int | None) -> tuple[RecordState, bytes]:
+    """The state, and the first bytes of the sidecar of a document that is done."""
     try:
         return _lookup(document, stamp, folder)
     except (OSError, ValueError, AttributeError):
-        return RecordState.OPEN
+        return RecordState.OPEN, b""
 
 
-def _lookup(document: str, stamp: Stamp, folder: int | None) -> RecordState:
+def _is_outdated(document: str, folder: int | None, head: bytes, reread: Reread) -> bool:
+    if _settings(document, folder, head) in ("", reread.settings):
+        return False
+    try:
+        written_ns = os.stat(_sidecar(document), dir_fd=folder, follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return False
+    return written_ns < reread.before_ns
+
+
+def _settings(document: str, folder: int | None, head: bytes) -> str:
+    match = _SETTINGS.search(head)
+    if match is None and len(head) == _HEAD_BYTES and _OUTPUTS.encode() in head:  # many outputs, long names
+        with suppress(OSError):
+            match = _SETTINGS.search(_read(folder, _sidecar(document), _MANIFEST_BYTES) or b"")
+    return match[1].decode() if match is not None else ""
+
+
+def _sidecar(document: str) -> str:
+    """The path or name of its sidecar."""
+    head, tail = os.path.split(document)
+    return os.path.join(head, names.records_of(tail).sidecar)
+
+
+def _lookup(document: str, stamp: Stamp, folder: int | None) -> tuple[RecordState, bytes]:
     head, tail = os.path.split(document)
     own = names.records_of(tail)
     sidecar = os.path.join(head, own.sidecar)
@@ -69,21 +131,21 @@ def _lookup(document: str, stamp: Stamp, folder: int | None) -> RecordState:
     except PermissionError:  # not ours, which could be read
         found = None
     if _describes(found, b"ok", tail, stamp):
-        return RecordState.DONE
+        return RecordState.DONE, found or b""
     # Error records are few and short, so they are read whole: whether they are final stands at the end.
     record = _read(folder, os.path.join(head, own.error), 1 << 16)
     if record is None or not _describes(record, b"failed", tail, stamp):
-        return RecordState.OPEN
+        return RecordState.OPEN, b""
     error = json.loads(record).get("error", {})
     if not error.get("will_retry"):
-        return RecordState.FAILED
+        return RecordState.FAILED, b""
     if error.get("code") != OutputExistsError.code:
-        return RecordState.RETRY
+        return RecordState.RETRY, b""
     if (kind := error.get("format")) in names.OUTPUT_SUFFIXES:
         in_the_way = _is_there(folder, os.path.join(head, names.output_of(tail, kind)))
     else:
         in_the_way = _is_somebody_elses(found) if found is not None else _is_there(folder, sidecar)
-    return RecordState.BLOCKED if in_the_way else RecordState.OPEN
+    return (RecordState.BLOCKED if in_the_way else RecordState.OPEN), b""
 
 
 def manifest(folder: int, sidecar: str) -> tuple[Output, ...]:

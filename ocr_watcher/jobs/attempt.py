@@ -88,7 +88,8 @@ class Tools:
     `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued, `somebody_hurries`
     whether one of them should not wait for this one. `places` says where records and finished documents go.
     `formats` are the outputs beside the JSON, keys of `outputs.formats.FORMATS`; `words` says that the JSON
-    has words. What is in `spool` says in its ticket what is wanted of it instead.
+    has words; `settings` is `Document.settings`. What is in `spool` says in its ticket what is wanted of it
+    instead.
     """
 
     reader: Reader
@@ -107,6 +108,7 @@ class Tools:
     places: Places = field(default_factory=Places)
     formats: tuple[str, ...] = ()
     words: bool = False
+    settings: str = ""
     spool: Path | None = None
     clock: Callable[[], float] = time.monotonic
 
@@ -550,6 +552,7 @@ class Attempt:
             memory=MemoryUse(self._rss_before_mb, memory.rss_mb, memory.peak_rss_mb),
             warnings=tuple(code for code, holds in warnings.items() if holds),
             outputs=writing.finish(),
+            settings=self._tools.settings,
         )
 
     def _write_error(

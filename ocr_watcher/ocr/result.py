@@ -32,7 +32,7 @@ _SCORE_TOLERANCE = 1e-3
 # A line below this score counts as not read. Of a script that the model lacks, most lines are below it, and
 # few of one that it has: measured on drawn pages in 22 languages and on scans (docs/scripts.md). With 0.5,
 # half of those scripts would go unnoticed, since the model takes their letters for Latin ones.
-_READ_SCORE = 0.8
+_READ_SCORE = 0.85
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ocr_watcher.job import Stamp
 from ocr_watcher.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ocr_watcher.document import Document, Output, Polygon
     from ocr_watcher.errors import FileError
@@ -52,9 +52,10 @@ def milliseconds(seconds: float) -> int:
 def document_json(document: Document, *, words: bool = True) -> Iterator[bytes]:
     """The sidecar of `document`, in pieces; goes through its pages twice, since `text` comes before them.
 
-    Without `words`, lines have none. Outputs come early, since only the beginning is read to know them.
+    Without `words`, lines have none. Outputs and settings come early: the beginning is all that is read
+    to know them.
     """
-    yield _head(_source(document.source), document.outputs)[:-1] + b', "text": "'
+    yield _head(document)[:-1] + b', "text": "'
     for number, page in enumerate(document.pages):
         yield (b"\\n" if number else b"") + _bytes(page.text)[1:-1]
     yield b'", "pages": ['
@@ -94,11 +95,13 @@ def error_json(source: Source, error: FileError, *, attempts: int, will_retry: b
     return _bytes(record) + b"\n"
 
 
-def _head(source: Mapping[str, Any], outputs: Iterable[Output]) -> bytes:
+def _head(document: Document) -> bytes:
     """The beginning of a sidecar as an object of its own."""
-    head: dict[str, Any] = {"schema": SCHEMA, "status": "ok", "source": source}
-    if listed := [vars(output) for output in outputs]:
+    head: dict[str, Any] = {"schema": SCHEMA, "status": "ok", "source": _source(document.source)}
+    if listed := [vars(output) for output in document.outputs]:
         head["outputs"] = listed
+    if document.settings:
+        head["settings"] = document.settings
     return _bytes(head)
 
 

@@ -36,6 +36,7 @@ from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
 from ocr_watcher.outputs.formats import FORMATS
+from ocr_watcher.service import reread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,6 +66,7 @@ class Loaded:
     limits: DecodeLimits
     memory: Memory
     guard: Guard
+    settings: str = ""  # `Document.settings`
 
     def close(self) -> None:
         """Release the engine."""
@@ -89,6 +91,7 @@ def load(settings: Settings, make_engine: MakeEngine) -> Loaded:
         decode_limits(settings),
         probe,
         _guard(settings, probe),
+        reread.key(settings),
     )
 
 
@@ -136,6 +139,7 @@ def build(
         page_mb=loaded.engine.page_mb,
         engine=loaded.facts,
         settings_key=settings_key(settings, loaded.facts),
+        settings=reread.key(settings),
         max_attempts=settings.retry.max_attempts,
         journal=journal,
         memory=loaded.memory,
@@ -229,13 +233,9 @@ def decode_limits(settings: Settings) -> DecodeLimits:
 
 
 def settings_key(settings: Settings, facts: EngineFacts) -> str:
-    """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
-    ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    decisive = [
-        *(ocr, settings.image.max_side_px, settings.pdf.text),
-        *(vars(facts), needs_words(settings)),
-    ]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """A short name for everything that decides how a page is read, versions too: 16 hexadecimal digits."""
+    everything = [reread.decisive(settings), vars(facts), needs_words(settings)]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def spool(http: HttpSettings) -> Path:

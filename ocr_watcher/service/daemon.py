@@ -23,7 +23,7 @@ from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.inputs import table
 from ocr_watcher.jobs.lanes import Lanes
-from ocr_watcher.service import assembly
+from ocr_watcher.service import assembly, reread
 from ocr_watcher.service.config_watch import ConfigWatch
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
@@ -76,6 +76,8 @@ class Daemon:
         self._make_engine = make_engine
         self._load_config = load_config
         self._config_watch = ConfigWatch(settings, load_config)
+        # Looked at before it is read: what is asked for between the two is seen again.
+        self._wish = reread.version(settings.state_dir)
         self._log = log.get()
         self._bell = Bell()
         self._stop_reason = ""
@@ -125,6 +127,7 @@ class Daemon:
             self._settings.queue.max_size,
         )
         places = Places.of(self._settings)
+        wish = reread.requested(self._settings)
         kept = [(inbox, habits, places) for inbox in watch.inbox]
         if self._settings.http is not None:
             spool = assembly.spool(self._settings.http)
@@ -140,6 +143,7 @@ class Daemon:
                 log=self._log,
                 places=its_places,
                 kind_of=table.kind_of,
+                reread=wish if inbox in watch.inbox else None,
             )
             for inbox, its_habits, its_places in kept
         )
@@ -225,6 +229,7 @@ class Daemon:
             self._tell(parts, also_figures=False)
         if parts.timers.config.is_due(now):
             self._look_at_config()
+            self._look_for_wish()
         if parts.timers.stats.is_due(now):
             self._tell(parts)
             self._reporter.stats(load, parts.work.memory, queued=self._jobs.qsize())
@@ -320,6 +325,20 @@ class Daemon:
             if self._on_terminal
             else f"`systemctl reload ocr-watcher` or `kill -HUP {os.getpid()}` applies it.",
         )
+
+    def _look_for_wish(self) -> None:
+        """Read older results again, where somebody has asked for that since the start."""
+        seen = reread.version(self._settings.state_dir)
+        if seen == self._wish:
+            return
+        self._wish = seen
+        wish = reread.requested(self._settings)
+        if wish is None:
+            return
+        self._log.info("reread.requested", settings=wish.settings)
+        for keeper in self._keepers:
+            if keeper.inbox in self._settings.watch.inbox:
+                keeper.read_again(wish)
 
     def _look_after(self, parts: _Parts) -> None:
         """Notice what would otherwise sit there doing nothing."""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +26,7 @@ from ocr_watcher.inbox.unwanted import Told, Unwanted, head_of
 from ocr_watcher.inputs import table
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.jobs.observers import Observer
-from ocr_watcher.service import assembly
+from ocr_watcher.service import assembly, reread
 from ocr_watcher.service.signals import Signals
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class _Drain:
             offer=self._offer,
             clock=time.monotonic,
             log=log.get(),
-            lookup=places.lookup,
+            lookup=partial(places.lookup, reread=reread.requested(settings)),
             with_records=places.with_records,
         )
 

@@ -11,10 +11,10 @@ import queue
 import stat
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import psutil
 
@@ -27,7 +27,7 @@ from ocr_watcher.inbox.unwanted import Unwanted
 from ocr_watcher.job import Stamp
 from ocr_watcher.log import one_line
 from ocr_watcher.memory import Memory
-from ocr_watcher.service import lock
+from ocr_watcher.service import lock, reread
 from ocr_watcher.service.told import StatusFile, Told
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class ServiceStatus:
     """Everything that is known of a service; amounts of memory are MiB, times ISO 8601 in UTC.
 
     What only a running daemon can tell is None without one. `unwanted` are the files in the inboxes that are
-    never read because of their names, by extension ("": none). `config_changed` is as in `Told`.
+    never read because of their names, by extension ("": none). `config_changed` is as in `Told`. Of what is
+    done, `outdated` files were read with other settings or another model, and of `unknown_settings` files
+    that is not known.
     """
 
     running: bool
@@ -80,6 +82,8 @@ class ServiceStatus:
     troubles: tuple[str, ...]
     unwanted: dict[str, int]
     config_changed: bool
+    outdated: int
+    unknown_settings: int
 
     def as_json(self) -> dict[str, Any]:
         """What `status --json` prints."""
@@ -99,7 +103,7 @@ def collect(settings: Settings) -> ServiceStatus:
     pid = lock.running(settings.state_dir)
     told = StatusFile(settings.state_dir / names.STATUS).read()
     now = told if pid is not None and told.pid == pid else Told()
-    files, passed_over, troubles = count(settings)
+    counted = count(settings)
     rss_mb, peak_rss_mb = _memory(pid, now)
     return ServiceStatus(
         running=pid is not None,
@@ -119,41 +123,58 @@ def collect(settings: Settings) -> ServiceStatus:
         peak_rss_mb=peak_rss_mb,
         soft_limit_mb=settings.memory.soft_limit_mb,
         rss_limit_mb=settings.memory.rss_limit_mb,
-        files=files,
+        files=counted.files,
         last_error=told.last_error,
         last_exit=told.last_exit,
-        troubles=tuple(troubles),
-        unwanted=passed_over,
+        troubles=tuple(counted.troubles),
+        unwanted=counted.unwanted,
         config_changed=now.config_changed,
+        outdated=counted.outdated,
+        unknown_settings=counted.unknown_settings,
     )
 
 
-def count(settings: Settings) -> tuple[Files, dict[str, int], list[str]]:
-    """Count the images in every inbox, and by extension what else is there.
+@dataclass
+class Counted:
+    """What is in the inboxes.
 
-    Also returns what could not be counted, in words.
+    `files` are the images; `unwanted`, `outdated` and `unknown_settings` as in `ServiceStatus`; `troubles`
+    what could not be counted, in words.
     """
-    files = Files()
-    passed_over: dict[str, int] = {}
-    troubles: list[str] = []
-    looks: list[_Look[RecordState]] = []
-    for state in _look(settings, troubles, lambda _, state: state, looks):
+
+    files: Files = field(default_factory=Files)
+    unwanted: dict[str, int] = field(default_factory=dict)
+    outdated: int = 0
+    unknown_settings: int = 0
+    troubles: list[str] = field(default_factory=list)
+
+
+def count(settings: Settings) -> Counted:
+    """Count what is in every inbox."""
+    counted = Counted()
+    files, key = counted.files, reread.key(settings)
+    looks: list[_Look[tuple[RecordState, str]]] = []
+    for state, read_with in _look(
+        settings, counted.troubles, lambda _, state, read_with: (state, read_with), looks
+    ):
         files.found += 1
         files.done += state is RecordState.DONE
         files.failed += state is RecordState.FAILED
         files.waiting += state not in (RecordState.DONE, RecordState.FAILED)
         files.retrying += state in (RecordState.RETRY, RecordState.BLOCKED)
+        counted.outdated += state is RecordState.DONE and read_with not in ("", key)
+        counted.unknown_settings += state is RecordState.DONE and not read_with
     for look in looks:
         for extension, number in look.unwanted.counts.items():
-            passed_over[extension] = passed_over.get(extension, 0) + number
-    return files, passed_over, troubles
+            counted.unwanted[extension] = counted.unwanted.get(extension, 0) + number
+    return counted
 
 
 def failed(settings: Settings) -> Iterator[FailedFile]:
     """Every file that failed, or that is tried again after a failure, and why; from the records."""
     places = Places.of(settings)
 
-    def failure(path: str, state: RecordState) -> FailedFile | None:
+    def failure(path: str, state: RecordState, _read_with: str) -> FailedFile | None:
         if state in (RecordState.OPEN, RecordState.DONE):
             return None
         error = records.read_error(places.with_records(path))
@@ -165,6 +186,7 @@ def failed(settings: Settings) -> Iterator[FailedFile]:
 # -- what is on the disk ---------------------------------------------------------------------------
 
 _Seen = TypeVar("_Seen")
+_See: TypeAlias = "Callable[[str, RecordState, str], _Seen | None]"
 # A file system that does not answer for so long (s) is not waited for.
 _PATIENCE_S = 5.0
 # What was seen goes from thread to thread in pieces of so many files.
@@ -174,12 +196,12 @@ _PIECE = 256
 def _look(
     settings: Settings,
     troubles: list[str],
-    see: Callable[[str, RecordState], _Seen | None],
+    see: _See[_Seen],
     looks: list[_Look[_Seen]] | None = None,
 ) -> Iterator[_Seen]:
     """What `see` makes of every image in the inboxes and of what its records say, None left out.
 
-    The threads that look are added to `looks`.
+    It is given the path, and what `records.look` says. The threads that look are added to `looks`.
     """
     started = [_Look(settings, inbox, see) for inbox in settings.watch.inbox]
     for look in started:
@@ -193,9 +215,7 @@ def _look(
 class _Look(threading.Thread, Generic[_Seen]):
     """Looks at the images of one inbox, in a thread of its own: its file system may not answer."""
 
-    def __init__(
-        self, settings: Settings, inbox: Path, see: Callable[[str, RecordState], _Seen | None]
-    ) -> None:
+    def __init__(self, settings: Settings, inbox: Path, see: _See[_Seen]) -> None:
         super().__init__(daemon=True)
         self._settings = settings
         self._inbox = inbox
@@ -249,10 +269,10 @@ class _Look(threading.Thread, Generic[_Seen]):
             if isinstance(item, scan.OutOfReach):
                 self._out_of_reach.append(item.path)
             elif isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
-                state = RecordState.OPEN
+                state, read_with = RecordState.OPEN, ""
                 if item.records:
-                    state = records.lookup(places.with_records(item.path), Stamp.of(item.status))
-                what = self._see(item.path, state)
+                    state, read_with = records.look(places.with_records(item.path), Stamp.of(item.status))
+                what = self._see(item.path, state, read_with)
                 if what is not None:
                     piece.append(what)
             if len(piece) == _PIECE:
@@ -314,6 +334,11 @@ def in_words(status: ServiceStatus) -> list[str]:
         f"files        {files.found}: {files.done} done, {files.failed} failed, "
         f"{files.waiting} waiting{again}{why}"
     )
+    if status.outdated:
+        lines.append(
+            f"outdated     {status.outdated} done with other settings or another model; "
+            "`retry --outdated` has them read again"
+        )
     if status.unwanted:
         lines.append(
             f"not read     {sum(status.unwanted.values())} with names that are not in watch.extensions: "

@@ -158,6 +158,7 @@ def _pieces(
             *(("page_failed",) if troubles.bad_pages else ()),
             *(("unreadable_text",) if troubles.unreadable else ()),
         ),
+        settings=work.settings,
     )
     yield from sidecar.document_json(document, words=words)
 
