@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ocr_watcher import __version__, config, names
 from ocr_watcher.errors import ExitCode, OcrWatcherError, ServiceError, UsageError
+from ocr_watcher.privacy import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -227,6 +228,8 @@ def _once(asked: argparse.Namespace) -> int:
     on_terminal = sys.stderr.isatty()
     inside = [path for path in asked.paths if _is_in_an_inbox(path, settings)]
     locked = not asked.paths or bool(inside)
+    if settings.source is None and not locked:
+        settings = settings.model_copy(update={"state_dir": _own_state()})
     # A daemon may be writing the log file; whoever holds the lock may.
     log.set_up(
         settings.logging.level,
@@ -258,6 +261,17 @@ def _once(asked: argparse.Namespace) -> int:
         print(f"Stopped before the end: {summary.recycle}. Run it again for the rest.")
         return ExitCode.RECYCLE
     return ExitCode.SOME_FAILED if summary.failed else ExitCode.OK
+
+
+def _own_state() -> Path:
+    """Where `once FILE` keeps the pages of a document that it may not finish, without a configuration.
+
+    The default would be a folder in whatever folder one stands in; this one is found again from anywhere.
+    """
+    folder = Path(cache_folder(), "once")
+    with contextlib.suppress(OSError):  # the journal says so
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def _text(asked: argparse.Namespace) -> int:

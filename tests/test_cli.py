@@ -226,6 +226,72 @@ def test_once_beside_a_daemon(home: Path) -> None:
         running.stop()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check-config",),
+        ("doctor",),
+        ("status",),
+        ("models", "list"),
+        ("text", "../a.png"),
+        ("once", "../a.png"),
+        ("once", "../notes.txt"),
+        ("once", "../folder"),
+    ],
+)
+def test_nothing_is_left_in_the_current_folder(
+    tmp_path: Path, model_store: Path, arguments: tuple[str, ...]
+) -> None:
+    for name in ("home", "here", "folder"):
+        (tmp_path / name).mkdir()
+    draw(tmp_path / "a.png", "INVOICE 12345")
+    (tmp_path / "notes.txt").write_text("no image")
+    home = tmp_path / "home"
+    run(
+        tmp_path / "here",
+        *arguments,
+        module="ocr_watcher",
+        HOME=str(home),
+        XDG_CACHE_HOME="",
+        OCR_WATCHER_MODEL_STORE=str(model_store),
+    )
+    assert os.listdir(tmp_path / "here") == []
+    assert {path.relative_to(home).parts[:2] for path in home.rglob("*")} <= {
+        (".cache",),
+        (".cache", "ocr-watcher"),
+    }
+    assert (tmp_path / "a.png.json").exists() is (arguments == ("once", "../a.png"))
+
+
+def test_once_goes_on_with_a_long_document_from_any_folder(tmp_path: Path) -> None:
+    """Its pages are kept without a configuration too."""
+    first, *others = (Image.new("L", (60, 40 + n), 255) for n in range(4))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    for name in ("home", "one", "other"):
+        (tmp_path / name).mkdir()
+    home = str(tmp_path / "home")
+    path = str(tmp_path / "a.tif")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HOME": home,
+        "XDG_CACHE_HOME": "",
+        "FAKE_READS": "1",
+    }
+    command = [sys.executable, "-m", "tests.fake_daemon", "once", path]
+    with subprocess.Popen(
+        command, cwd=tmp_path / "one", env={**environment, "FAKE_READ_S": "1"}, stdout=subprocess.DEVNULL
+    ) as process:
+        until(lambda: (tmp_path / "one" / "reads").exists())
+        process.terminate()
+    result = run(tmp_path / "other", "once", path, HOME=home, XDG_CACHE_HOME="", FAKE_READS="1")
+    assert result.returncode == 0
+    assert len(sidecar_of(Path(path))["pages"]) == 4
+    reads = [len((tmp_path / name / "reads").read_text().splitlines()) for name in ("one", "other")]
+    assert sum(reads) == 4
+    assert (Path(home) / ".cache/ocr-watcher/once").stat().st_mode & 0o077 == 0
+
+
 def test_once_shows_a_progress_bar_on_a_terminal(home: Path) -> None:
     for number in range(2):
         dot(home / "inbox" / f"{number}.png")

@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -137,6 +137,29 @@ def test_the_settings_reach_paddle(paddle_engine: PaddleOcrEngine) -> None:
 
 
 @pytest.mark.usefixtures("onnxruntime_engine")
+def test_what_is_printed_while_a_model_is_downloaded_goes_to_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Downloads:
+        def __init__(self, **_arguments: object) -> None:
+            print("Connecting to a hub ...")
+            for percent in range(0, 101, 10):
+                sys.stderr.write(f"\r[{percent} %]")
+            sys.stderr.write("\n\n")
+            print("half", end="", file=sys.stderr)
+            print(" a line", file=sys.stderr)
+
+    monkeypatch.setitem(sys.modules, "paddleocr", SimpleNamespace(PaddleOCR=Downloads))
+    with caplog.at_level(logging.INFO, "ocr_watcher"):
+        paddlex.load("onnxruntime", {}, {})
+    assert [record.message for record in caplog.records] == [
+        "Connecting to a hub ...",
+        "[100 %]",
+        "half a line",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
 def test_third_parties_log_through_the_root_logger_from_warning_up() -> None:
     for name in ("paddlex", "paddleocr"):
         third_party = logging.getLogger(name)

@@ -19,10 +19,12 @@ The names below were seen in PaddleOCR 3.7.0 with PaddleX 3.7.2; with another ve
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -39,8 +41,12 @@ if TYPE_CHECKING:
 
     from ocr_watcher.ocr.inference import Choice, Runner
 
+logger = logging.getLogger(__name__)
+
 _ENGINE_NAMES: Final = {"onnxruntime": "onnxruntime", "paddle": "paddle_static"}
 _LOGGERS: Final = ("paddlex", "paddleocr")
+# Of the hubs that PaddleX downloads from.
+_HUB_LOGGERS: Final = ("modelscope", "modelscope_hub", "huggingface_hub")
 
 # More lines at once would take more memory than they save time.
 _MAX_LINES_AT_ONCE: Final = 4
@@ -60,19 +66,38 @@ def load(engine: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -
     Raises:
         Exception: whatever PaddleOCR raises.
     """
-    with warnings.catch_warnings():
+    said = _Lines()
+    # What downloads a model prints as it likes, progress bars too. Here a log is read.
+    with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
         # Paddle warns of this when it is imported. Nothing is compiled here.
         warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
         from paddleocr import PaddleOCR  # noqa: PLC0415 - takes 4 s and 250 MB
 
         # They bring handlers of their own, and say "Creating model" at level info, in colour.
-        for name in _LOGGERS:
+        for name in (*_LOGGERS, *_HUB_LOGGERS):
             third_party = logging.getLogger(name)
             third_party.handlers.clear()
             third_party.propagate = True
             third_party.setLevel(logging.WARNING)
         # Without a device PaddleX imports Paddle to look for a GPU, also for engine onnxruntime.
         return PaddleOCR(engine=_ENGINE_NAMES[engine], device="cpu", engine_config=dict(config), **arguments)
+
+
+class _Lines(io.TextIOBase):
+    """A stream whose lines go to the log; of a line that was overwritten again and again, its last state."""
+
+    def __init__(self) -> None:
+        self._left = ""
+
+    def write(self, text: str) -> int:
+        """Log what is complete."""
+        *lines, self._left = (self._left + text).split("\n")
+        for line in lines:
+            last = line.rstrip("\r").rpartition("\r")[2].strip()
+            if last:
+                logger.info("%s", last)
+        self._left = self._left.rpartition("\r")[2]
+        return len(text)
 
 
 def pipeline_of(ocr: Any) -> Any:  # noqa: ANN401 - PaddleOCR ships no types

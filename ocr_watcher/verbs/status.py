@@ -385,5 +385,5 @@ def _headline(status: ServiceStatus) -> str:
 
 
 def _time(stamp: str) -> str:
-    """Local time to the second."""
-    return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Local time to the second, with its distance from UTC."""
+    return datetime.fromisoformat(stamp).astimezone().isoformat(" ", "seconds")
