@@ -64,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         _check_config,
         "print the effective settings and what `run` still needs, or every mistake",
     )
+    serve = verb("serve", _serve, "serve over HTTP; a process of its own beside `run`")
+    serve.add_argument("--host", help="instead of http.host")
+    serve.add_argument("--port", type=_port, help="instead of http.port")
+    serve.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="accepted and ignored: there is one consumer, more means more hosts",
+    )
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
     status = verb("status", _status, "tell what the service is doing, and how far it is")
     shown = status.add_mutually_exclusive_group()
@@ -104,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     pulled.add_argument("--all", action="store_true", help="every model of the catalogue")
     pulled.set_defaults(act=_models_pull)
     return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise ValueError
+    return port
 
 
 def _add_config(parser: argparse.ArgumentParser, default: object) -> None:
@@ -166,6 +182,24 @@ def _run(asked: argparse.Namespace) -> int:
         logger.exception("daemon.bug", hint="This is a bug in ocr-watcher: please report it with this line.")
         logger.info("daemon.exiting", reason="unexpected error", exit_code=int(ExitCode.BUG))
         return ExitCode.BUG
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+    from ocr_watcher.http import server
+    from ocr_watcher.verbs import status
+
+    settings = config.load(asked.config)
+    # Not into logging.file: one process writes and rotates that, the daemon.
+    log.set_up(settings.logging.level, None, 1, 1)
+    if settings.http is None:
+        log.get().warning("config.note", message="there is no `http` section: the daemon watches no spool")
+    return server.run(
+        settings,
+        settings.served(asked.host, asked.port),
+        collect=lambda: status.collect(settings).as_json(),
+        ready=lambda address: print(address, flush=True),
+    )
 
 
 def _check_config(asked: argparse.Namespace) -> int:

@@ -22,12 +22,15 @@ FLOORS = (
     ("outputs",),
     ("jobs",),
     ("service",),
+    ("http",),
     ("verbs",),
     ("cli",),
     ("__main__",),
 )
 # One place reaches into each library whose insides are needed.
 ONLY_IN = {
+    "aiohttp": ("http",),
+    "prometheus_client": ("http",),
     "watchdog": ("inbox",),
     "PIL": ("inputs", "ocr", "outputs"),
     "cv2": ("inputs",),
@@ -100,6 +103,18 @@ def test_the_light_verbs_load_no_heavy_library(verb: str) -> None:
     code = (
         f"import sys; from ocr_watcher import cli; {verb};"
         "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'numpy', 'PIL', 'watchdog'};"
+        "heavy &= set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_the_server_decodes_nothing_and_loads_no_model() -> None:
+    code = (
+        "import sys; from ocr_watcher.http import server; from ocr_watcher.verbs import status;"
+        "from ocr_watcher.outputs import alto, hocr, tsv, txt;"
+        "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'onnx', 'numpy', 'PIL', 'cv2', 'sqlite3'};"
+        "heavy |= {'pypdfium2', 'pypdfium2_raw', 'pikepdf', 'fontTools', 'pillow_heif'};"
         "heavy &= set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )

@@ -15,10 +15,12 @@ from ocr_watcher.config.settings import (
     DEFAULT_IGNORE,
     DEFAULT_MEMORY_ENV,
     MODEL_STORE_VARIABLE,
+    HttpSettings,
     MemorySettings,
     OcrSettings,
     Settings,
     WatchSettings,
+    is_loopback,
 )
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "DEFAULT_MEMORY_ENV",
     "MODEL_STORE_VARIABLE",
     "Check",
+    "HttpSettings",
     "Key",
     "MemorySettings",
     "OcrSettings",
@@ -36,6 +39,7 @@ __all__ = [
     "WatchSettings",
     "effective",
     "file_by_convention",
+    "is_loopback",
     "load",
     "suggest",
 ]

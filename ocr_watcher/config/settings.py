@@ -7,6 +7,7 @@ validated. This module never looks whether a folder or a model exists: the modul
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -357,6 +358,44 @@ class LoggingSettings(Section):
     backups: int = Field(default=5, ge=0, le=1000)
 
 
+_LOOPBACK_NAMES = ("localhost",)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name of one, is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() in _LOOPBACK_NAMES
+
+
+def _keys_file(value: object, info: ValidationInfo) -> Path | None:
+    return None if value is None else _absolute(value, info)
+
+
+class HttpSettings(Section):
+    """The HTTP server. `spool` and `api_keys_file` are absolute; `show_folders` is None for: on loopback."""
+
+    host: _Text = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    api_keys_file: Annotated[Path | None, BeforeValidator(_keys_file)] = None
+    spool: _Folder = Field(default=".ocr-watcher-http", validate_default=True)
+    show_folders: bool | None = None
+    max_body_mb: _Positive = Field(default=20.0, le=100_000)
+    max_waiting: int = Field(default=64, ge=1, le=100_000)
+    wait_s: float = Field(default=50.0, ge=0, le=3600)
+    keep_s: float = Field(default=3600.0, ge=1, le=365 * _DAY_S)
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _keys_beyond_loopback(cls, api_keys_file: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuse to serve whoever can reach the machine."""
+        host = info.data.get("host", "127.0.0.1")
+        if api_keys_file is None and not is_loopback(host):
+            raise _refused(f"must be set where http.host ({host}) can be reached from other machines")
+        return api_keys_file
+
+
 class Settings(Section):
     """Everything that a user can set, validated and complete. Every path is absolute.
 
@@ -374,7 +413,14 @@ class Settings(Section):
     retry: RetrySettings = Field(default_factory=RetrySettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     state_dir: _Folder = Field(default=".ocr-watcher", validate_default=True)
+    http: HttpSettings | None = None
     source: Path | None = Field(default=None, exclude=True)
+
+    def served(self, host: str | None = None, port: int | None = None) -> HttpSettings:
+        """What the HTTP server goes by: the section, or its defaults; `host` and `port` go before."""
+        http = self.http or HttpSettings.model_validate({"spool": f"{self.state_dir}-http"})
+        given = {"host": host, "port": port}
+        return http.model_copy(update={key: value for key, value in given.items() if value is not None})
 
     @field_validator("output")
     @classmethod
@@ -411,6 +457,27 @@ class Settings(Section):
             raise _refused(f"must be outside the inbox {inbox}")
         return state_dir
 
+    @field_validator("http", mode="before")
+    @classmethod
+    def _spool_beside_state(cls, http: object, info: ValidationInfo) -> object:
+        """Put the spool beside the state folder where it is not set."""
+        if not isinstance(http, dict) or "spool" in http or "state_dir" not in info.data:
+            return http
+        return {**http, "spool": f"{info.data['state_dir']}-http"}
+
+    @field_validator("http")
+    @classmethod
+    def _spool_apart(cls, http: HttpSettings | None, info: ValidationInfo) -> HttpSettings | None:
+        """Refuse a spool that is, holds or lies in another folder of the service."""
+        if http is None:
+            return None
+        watch: WatchSettings | None = info.data.get("watch")
+        others = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
+        for other in others:
+            if other is not None and (_is_inside(http.spool, other) or _is_inside(other, http.spool)):
+                raise _refused(f"must be a folder apart from {other}", at=("http", "spool"))
+        return http
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.model_dump() == other.model_dump()
 
@@ -428,8 +495,11 @@ SECTIONS: dict[str, type[Section]] = {
     name: info.annotation
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
-}
+} | {"http": HttpSettings}
 """The sections of the file, by name."""
+
+ONLY_WHERE_GIVEN = ("http",)
+"""Sections that switch something on by being in the file, also empty: without them it is off."""
 
 TOP_LEVEL = [name for name in Settings.model_fields if name != "source"]
 """The keys that may stand at the top level of the file: the sections, and the settings outside of them."""
