@@ -348,12 +348,20 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
     with Pair(asked, http={"keep_s": 20, "wait_s": 50}) as pair:
         clients = Clients(pair, documents, texts_of(pair, documents))
         by_http, by_folder, took_s, cpu_s = [], [], 0.0, 0.0
+        busy: dict[str, list[float]] = {"http": [], "folder": []}
         for _ in range(asked.rounds):  # in turn, because the machine may be busier in one than in the other
-            before, before_cpu_s = clients.read, pair.cpu_s()
+            before, before_cpu_s, began, read_s = (
+                clients.read,
+                pair.cpu_s(),
+                time.monotonic(),
+                reading_s(pair),
+            )
             round_s = clients.run(asked.clients, asked.seconds / asked.rounds)
             by_http.append((clients.read - before) / round_s)
             took_s, cpu_s = took_s + round_s, cpu_s + pair.cpu_s() - before_cpu_s
+            read_s, began = _note_share(busy["http"], pair, read_s, began)
             by_folder.append(drain(pair, documents, asked.seconds / asked.rounds))
+            _note_share(busy["folder"], pair, read_s, began)
         peak_mb = pair.peak_mb()
         until(lambda: not [name for name in os.listdir(pair.spool) if name != ".server"], 120)
         return {
@@ -365,11 +373,25 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
             "documents_per_s": [round(rate, 3) for rate in by_http],
             "folder_documents_per_s": [round(rate, 3) for rate in by_folder],
             "median_http_to_folder": round(statistics.median(map(operator.truediv, by_http, by_folder)), 3),
+            "share_of_time_reading": busy,
             "serve_cpu_share": round(cpu_s / took_s, 4),
             "retry_after_s": [min(clients.retry_after, default=0), max(clients.retry_after, default=0)],
             "serve_peak_mb": round(peak_mb, 1),
             "left_in_the_spool": 0,
         }
+
+
+def reading_s(pair: Pair) -> float:
+    """How long the daemon has decoded and read, in all; waits until the last is counted."""
+    time.sleep(1.5)
+    return total_of(pair, "ocrwatcher_ocr_seconds_sum") + total_of(pair, "ocrwatcher_load_seconds_sum")
+
+
+def _note_share(shares: list[float], pair: Pair, before_s: float, began: float) -> tuple[float, float]:
+    """Note the share of the time since `began` in which the daemon read; returns what the next begins with."""
+    now, read_s = time.monotonic(), reading_s(pair)
+    shares.append(round((read_s - before_s) / (now - began), 3))
+    return read_s, time.monotonic()
 
 
 def texts_of(pair: Pair, documents: list[bytes]) -> list[str]:
