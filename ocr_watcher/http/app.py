@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientError, web
 
 from ocr_watcher import __version__
-from ocr_watcher.config import is_loopback
 from ocr_watcher.http import metrics, shapes
 from ocr_watcher.http.about import About
 from ocr_watcher.http.compatible import OcrApi, TikaApi
 from ocr_watcher.http.events import Events
+from ocr_watcher.http.files import FilesApi
 from ocr_watcher.http.native import NativeApi
 from ocr_watcher.http.paddleocr_jobs import RESULTS, PaddleOcrJobs
 from ocr_watcher.http.paddlex import Parameters
+from ocr_watcher.http.page import STATIC, Page
 from ocr_watcher.http.problems import Problem
 
 if TYPE_CHECKING:
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.config import Settings
     from ocr_watcher.http.about import Collect
+    from ocr_watcher.http.files import Retry
     from ocr_watcher.http.gate import Gate
     from ocr_watcher.http.guard import Guards
+    from ocr_watcher.http.history import History
+    from ocr_watcher.http.listing import Listing
     from ocr_watcher.http.service import Service
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,7 +46,7 @@ HEADERS: Final = {
 """In every answer: nothing of it is kept, framed, guessed at, or run."""
 # They tell nothing of any document, or only to who knows a job's id.
 _OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
-_OPEN_BELOW: Final = RESULTS + "/"
+_OPEN_BELOW: Final = (RESULTS + "/", STATIC + "/")
 # A document that cannot be read is answered, not rejected.
 _REJECTIONS: Final = frozenset({400, 401, 403, 408, 413, 415, 429, 503, 507})
 _BUG: Final = Problem(500, "bug", "something went wrong on the server", hint="See its log.")
@@ -59,9 +63,15 @@ class App:
         gate: Gate,
         guards: Guards,
         collect: Collect,
+        retry: Retry,
+        listing: Listing,
+        history: History,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
+        self._retry = retry
+        self._listing = listing
+        self._history = history
         self._http = service.settings
         self._collect = collect
         self._log_file = settings.logging.file
@@ -74,10 +84,24 @@ class App:
     def make(self) -> web.Application:
         """Put the application together."""
         app = web.Application(middlewares=[self._answer])
-        folders = _shows_folders(self._http)
+        folders = self._http.shows_folders
         for api in (
+            Page(),
             About(self._service, self._metrics, self._collect, folders=folders),
-            Events(self._service, self._log_file, folders=folders),
+            Events(
+                self._service,
+                self._log_file,
+                listing=self._listing,
+                history=self._history,
+                folders=folders,
+            ),
+            FilesApi(
+                self._service,
+                self._listing,
+                self._retry,
+                needs_key=self._gate.needs_key,
+                folders=folders,
+            ),
             NativeApi(self._service),
             OcrApi(self._service, self._parameters),
             TikaApi(self._service),
@@ -126,10 +150,6 @@ class App:
         except Exception:  # noqa: BLE001 - one request must not end the others
             self._log.exception("http.bug", method=request.method, route=_route_of(request))
             return shapes.response(request, _BUG)
-
-
-def _shows_folders(http: HttpSettings) -> bool:
-    return is_loopback(http.host) if http.show_folders is None else http.show_folders
 
 
 def _is_open(path: str) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _ORPHANED_S = 300.0
 # Bytes that are left free for records, journal and log.
 _RESERVE_BYTES = 64 << 20
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,25 @@ class Job:
     def extension(self) -> str:
         """Of the document, by its content."""
         return os.path.splitext(self.path)[1]
+
+    @property
+    def name(self) -> str:
+        """What the client calls it; "" where it did not say."""
+        return self.ticket.name
+
+    @property
+    def renamed(self) -> str:
+        """What stands for its name in its results."""
+        return self.ticket.name
+
+    @property
+    def beside(self) -> str:
+        """The path beside which its records are: its own."""
+        return self.path
+
+    def state(self, stamp: Stamp) -> RecordState:
+        """What its records say of this version."""
+        return records.lookup(self.path, stamp)
 
     @property
     def record(self) -> str:
@@ -146,6 +166,7 @@ class Spool:
         self.folder = folder
         self._keep_s = keep_s
         self._lock: int | None = None
+        self.secret = b""
 
     # -- the folder ----------------------------------------------------------------------------
 
@@ -171,6 +192,7 @@ class Spool:
                 f"another server already works on the spool {self.folder}",
                 hint="Stop it first; one is enough, however many clients there are.",
             ) from error
+        self.secret = _secret(self._lock)
         for entry in self.entries():
             if names.is_upload(entry.name):
                 with suppress(OSError):
@@ -267,6 +289,16 @@ class Spool:
                     with suppress(OSError):
                         os.unlink(self.folder / name)
         return len(over)
+
+
+def _secret(lock: int) -> bytes:
+    """What ids of documents in folders are made with; in the lock file, so that they outlive the server."""
+    secret = os.pread(lock, _SECRET_BYTES, 0)
+    if len(secret) != _SECRET_BYTES:
+        secret = os.urandom(_SECRET_BYTES)
+        with suppress(OSError):  # a full disk: then they hold until the server ends
+            os.pwrite(lock, secret, 0)
+    return secret
 
 
 def _is_made(name: str) -> bool:
