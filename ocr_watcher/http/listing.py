@@ -384,7 +384,7 @@ def _place_of(entries: Sequence[Entry], at: int) -> str:
 
 @dataclass
 class _Wanted:
-    """Words that a name or a text is searched for. Blanks and line ends count as one, cases of letters as the same."""
+    """Words that a name or a text is searched for. Blanks and line ends are the same, and so are cases."""
 
     query: str
     words: list[str] = field(init=False)
