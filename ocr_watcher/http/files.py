@@ -163,8 +163,10 @@ class FilesApi:
         stamp = stamp_of(document.path)
         if stamp is None:
             raise not_found()
-        in_spool = not isinstance(document, FolderDocument)
-        own = names.previews_of(document.path, stamp, in_spool=in_spool)
+        if isinstance(document, FolderDocument):
+            own = names.previews_of(document.origin, stamp, in_spool=False)
+        else:
+            own = names.previews_of(document.path, stamp, in_spool=True)
         path = self._service.spool.folder / names.PREVIEWS / own / names.preview_of(number - 1)
         return path if path.is_file() else None
 

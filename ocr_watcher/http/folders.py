@@ -75,6 +75,8 @@ class FolderDocument:
 
     path: str
     tree: Tree
+    origin: str = ""
+    """Where it was when it was read: in the inbox."""
 
     @property
     def name(self) -> str:
@@ -142,8 +144,15 @@ class Folders:
         """The document of a path; None where that is in none of the folders."""
         for tree in self._trees:
             if path.startswith(tree.root):
-                return FolderDocument(path, tree)
+                return FolderDocument(path, tree, self._origin(path, tree))
         return None
+
+    def _origin(self, path: str, tree: Tree) -> str:
+        below = path[len(tree.root) :]
+        for inbox in self._trees if tree.is_archive else ():
+            if not inbox.is_archive and below.startswith(inbox.prefix):
+                return inbox.root + below[len(inbox.prefix) :]
+        return path
 
     def look_through(self) -> None:
         """Look at everything anew."""

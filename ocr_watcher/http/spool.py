@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.errors import UnavailableError
+from ocr_watcher.http import previews
 from ocr_watcher.http.problems import Problem
 from ocr_watcher.inbox import records, ticket
 from ocr_watcher.inbox.records import RecordState
@@ -275,6 +276,7 @@ class Spool:
         for name in (document, *names.records_of(document), *outputs, names.ticket_of(document)):
             with suppress(OSError):
                 os.unlink(self.folder / name)
+        previews.remove(self.folder, names.stem_of(job.id))
 
     def sweep(self, now_s: float | None = None) -> int:
         """Remove what was kept long enough; returns how many jobs that were."""
@@ -288,6 +290,7 @@ class Spool:
                 for name in sorted(by_stem[stem], key=_is_made):  # the document first, as in `remove`
                     with suppress(OSError):
                         os.unlink(self.folder / name)
+        previews.prune(self.folder, {names.stem_in(entry.name) for entry in entries} - set(over))
         return len(over)
 
 
