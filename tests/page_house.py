@@ -44,7 +44,12 @@ class Site:
     """A daemon and a server, each a process of its own, in a folder."""
 
     def __init__(
-        self, folder: Path, environment: Mapping[str, str] | None = None, *, real: bool = False, **sections: Any
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        real: bool = False,
+        **sections: Any,
     ) -> None:
         self.folder = folder
         self.inbox = folder / "inbox"

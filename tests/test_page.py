@@ -109,15 +109,16 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
             left, top, scale = place_of_picture(page, image)
             page.mouse.move(left + x * scale, top + y * scale)
             under = page.evaluate(
-                "([x, y]) => document.elementFromPoint(x, y)?.textContent", [left + x * scale, top + y * scale]
+                "([x, y]) => document.elementFromPoint(x, y)?.textContent",
+                [left + x * scale, top + y * scale],
             )
             assert under == text
-            marked = page.locator("#lines li.marked")
+            marked = page.locator("#lines .piece.marked")
             assert marked.count() == 1
             assert text in marked.inner_text()
             assert marked.locator("span.marked").inner_text() == text
         # The other way round.
-        page.locator("#lines li", has_text="croissant").hover()
+        page.locator("#lines .piece", has_text="croissant").hover()
         box = page.locator("#sheet g.marked").bounding_box()
         left, top, scale = place_of_picture(page, image)
         x, y = words["croissant"]
@@ -125,7 +126,7 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
         assert box["y"] < top + y * scale < box["y"] + box["height"]
 
         assert copied(page) == text_of(page)
-        assert selected(page, "#lines li:first-child").split() == SHOP[0].split()
+        assert selected(page, "#lines li:first-child .piece").split() == SHOP[0].split()
         downloads(page)
         shot(page, "page-result.png")
         assert axe(page) == []
@@ -201,9 +202,9 @@ def selected(page: Any, selector: str) -> str:
     """What a mouse selects that is drawn over an element."""
     box = page.locator(selector).bounding_box()
     middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 18, middle)
+    page.mouse.move(box["x"] + 1, middle)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] - 4, middle, steps=10)
+    page.mouse.move(box["x"] + box["width"] + 4, middle, steps=10)
     page.mouse.up()
     text: str = page.evaluate("getSelection().toString()")
     return text

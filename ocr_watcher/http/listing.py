@@ -42,10 +42,10 @@ MAX_ROWS: Final = 200
 # How often is looked at what may have changed while somebody watches (s).
 _LOOK_S: Final = 0.5
 # Everything is looked through so often (s): where the log tells of every document, and where it does not.
-_LOOK_THROUGH_S: Final = 120.0
+_LOOK_THROUGH_S: Final = 15.0
 _LOOK_THROUGH_UNTOLD_S: Final = 5.0
-# And never for more than a twentieth of the time.
-_LOOK_THROUGH_FACTOR: Final = 20.0
+# And never for more than a thirtieth of the time.
+_LOOK_THROUGH_FACTOR: Final = 30.0
 # A request that searches takes no longer (s), and says where it stopped.
 _SEARCH_S: Final = 1.0
 # A file system that does not answer for so long (s) is not waited for.

@@ -1,6 +1,7 @@
 // The daemon's memory over time, against its two limits, with a mark at each start of the process.
 import { draw, make, byId, mib, moment, put } from "./text.js";
 
+const LEAST_S = 300;
 const HEIGHT_PX = 170;
 const [LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX] = [8, 8, 14, 20];
 
@@ -58,7 +59,10 @@ export class Curve {
     const top = Math.max(highest, rss_mb || 0, 100) * 1.08;
     const right = this.width - RIGHT_PX;
     const bottom = HEIGHT_PX - BOTTOM_PX;
-    const x = (at_s) => LEFT_PX + (1 - (this.now_s - at_s) / this.span_s) * (right - LEFT_PX);
+    // What is shown begins with the first figure, so that the curve of a daemon that just started is to be seen.
+    const known_s = this.now_s - (this.points[0]?.[0] ?? this.now_s);
+    const span_s = Math.min(this.span_s, Math.max(LEAST_S, known_s * 1.03));
+    const x = (at_s) => LEFT_PX + (1 - (this.now_s - at_s) / span_s) * (right - LEFT_PX);
     const y = (mb) => bottom - (mb / top) * (bottom - TOP_PX);
     const parts = [draw("line", { class: "axis", x1: LEFT_PX, x2: right, y1: bottom, y2: bottom })];
     for (const [kind, value, word] of [["warns", soft_mb, "warns at"], ["ends", rss_mb, "restarts at"]]) {
@@ -71,17 +75,18 @@ export class Curve {
     }
     const pieces = this.pieces();
     for (const piece of pieces) {
-      const line = piece.map(([at_s, mb]) => `${x(at_s + this.step_s).toFixed(1)},${y(mb).toFixed(1)}`);
-      const [from, to] = [x(piece[0][0] + this.step_s), x(piece.at(-1)[0] + this.step_s)].map((at) => at.toFixed(1));
+      const line = piece.map(([at_s, mb]) => `${x(Math.min(this.now_s, at_s + this.step_s)).toFixed(1)},${y(mb).toFixed(1)}`);
+      const [from, to] = [line[0], line.at(-1)].map((point) => point.split(",")[0]);
       parts.push(
         draw("polygon", { class: "area", points: `${from},${bottom} ${line.join(" ")} ${to},${bottom}` }),
         draw("polyline", { class: "line", points: line.join(" ") }),
       );
     }
     const last = this.points.at(-1);
-    if (last) parts.push(draw("circle", { class: "last", cx: x(last[0] + this.step_s), cy: y(last[1]), r: 3 }));
+    if (last) parts.push(draw("circle", { class: "last", cx: x(Math.min(this.now_s, last[0] + this.step_s)), cy: y(last[1]), r: 3 }));
     for (const [at_s, reason] of this.starts) {
       const at = x(at_s);
+      if (at < LEFT_PX) continue;
       parts.push(
         draw("g", { class: reason ? "start recycle" : "start" },
           draw("title", {}, startInWords(at_s, reason)),
@@ -89,7 +94,7 @@ export class Curve {
           draw("path", { d: `M${at - 5},${bottom + 9} L${at + 5},${bottom + 9} L${at},${bottom + 1} Z` })),
       );
     }
-    const began = new Date((this.now_s - this.span_s) * 1000);
+    const began = new Date((this.now_s - span_s) * 1000);
     parts.push(
       draw("text", { class: "label", x: LEFT_PX, y: HEIGHT_PX - 5 }, moment(began)),
       draw("text", { class: "label end", x: right, y: HEIGHT_PX - 5 }, "now"),

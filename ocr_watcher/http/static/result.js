@@ -161,18 +161,21 @@ export class Result {
 
   showLines(page) {
     byId("lines").replaceChildren(
-      ...page.lines.map((line, number) => {
-        const item = make("li", { "data-line": number, tabindex: number ? "-1" : "0", dir: "auto" });
-        for (const [at, [before, text]] of wordsIn(line).entries()) {
-          if (before) item.append(before);
-          item.append(put(make("span", { "data-word": at }), text));
-        }
-        return item;
-      }),
+      ...rowsIn(page).map((row, at) =>
+        make("li", { tabindex: at ? "-1" : "0" }, ...row.map((number) => this.piece(page.lines[number], number)))),
     );
     const none = byId("no-lines");
     none.hidden = page.lines.length > 0;
     put(none, page.error ? `This page could not be read: ${page.error.message}.` : "There is no text on this page.");
+  }
+
+  piece(line, number) {
+    const piece = make("span", { "data-line": number, class: "piece", dir: "auto" });
+    for (const [word, [before, text]] of wordsIn(line).entries()) {
+      if (before) piece.append(before);
+      piece.append(put(make("span", { "data-word": word }), text));
+    }
+    return piece;
   }
 
   step(event) {
@@ -226,7 +229,7 @@ export class Result {
 
   /** Mark the line and word that an element is of, in both places. */
   point(target, bringText) {
-    const line = target.closest?.("[data-line]");
+    const line = target.closest?.("[data-line]") ?? (target.matches?.("li") ? target.firstElementChild : null);
     this.mark(line ? line.dataset.line : null, target.closest?.("[data-word]")?.dataset.word, bringText);
   }
 
@@ -299,6 +302,20 @@ function bring(element, area) {
   const over = inner.top - outer.top;
   const under = inner.bottom - outer.bottom;
   if (over < 0 || under > 0) area.scrollTop += over - (outer.height - inner.height) / 2;
+}
+
+/** The lines of a page by rows, as its text has them: a row is a line of text, with tabs between its pieces. */
+function rowsIn(page) {
+  const rows = [];
+  let at = 0;
+  for (const row of page.text.split("\n")) {
+    const pieces = row.split("\t");
+    if (!pieces.every((text, number) => page.lines[at + number]?.text === text)) break;
+    rows.push(pieces.map((_, number) => at + number));
+    at += pieces.length;
+  }
+  for (; at < page.lines.length; at += 1) rows.push([at]);
+  return rows;
 }
 
 /** The words of a line: what stands before each, its text, and its box where that is known. */
