@@ -1,12 +1,13 @@
-"""A browser on the server's page: what both are made of for tests, and what every one of them looks out for."""
+"""A browser on the server's page, for tests: both of them, and what every test looks out for."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
 import signal
-import subprocess
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -63,7 +64,7 @@ class Site:
         write_config(folder, **{**sections, "http": {"port": self._port, **sections["http"]}})
 
     def __enter__(self) -> Self:
-        self._at_end.callback(lambda: self._daemon_at_end.close())
+        self._at_end.callback(lambda: self._daemon_at_end.close())  # noqa: PLW0108 - another one by then
         self.start_daemon()
         self.start_server()
         return self
@@ -99,8 +100,6 @@ class Site:
 
 
 def free_port() -> int:
-    import socket  # noqa: PLC0415 - here only
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
@@ -146,8 +145,6 @@ class Tab:
 
 def drop(page: Any, *files: tuple[str, str, bytes]) -> None:
     """Drop files (name, media type, bytes) onto the page, as a hand with a mouse does."""
-    import base64  # noqa: PLC0415 - here only
-
     packed = [[name, kind, base64.b64encode(data).decode()] for name, kind, data in files]
     page.evaluate(
         """(files) => {
@@ -166,7 +163,7 @@ def drop(page: Any, *files: tuple[str, str, bytes]) -> None:
 
 
 def axe(page: Any) -> list[str]:
-    """What axe-core finds that is serious or critical. Skips the test, and says why, where it is not there."""
+    """What axe-core finds that is serious. Skips the test, and says why, where it is not there."""
     if not AXE.is_file():
         pytest.skip(f"NOT TESTED: axe-core is not in {AXE}: npm install --prefix .bench/axe axe-core")
     page.evaluate(AXE.read_text("utf-8"))
@@ -202,7 +199,3 @@ def nodes(page: Any) -> int:
     count: int = session.send("Memory.getDOMCounters")["nodes"]
     session.detach()
     return count
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -451,6 +451,6 @@ def test_memory_before_the_server_started_is_in_the_log(tmp_path: Path) -> None:
 
 def test_memory_is_bounded() -> None:
     history = History()
-    for second in range(0, 20_000):
+    for second in range(20_000):
         history._note(second, 1.0)
     assert len(history.as_json(3600, 20_000)["points"]) <= 720

@@ -100,6 +100,7 @@ export class Files {
     }
     this.files = found;
     this.before = before;
+    if (!performance.getEntriesByName("listed").length) performance.mark("listed");
     this.show(found, before);
     if (this.wanted.query) this.say(`${counted(found.length, "document")} found${before ? ", and there may be more" : ""}`);
     else if (this.wanted.failed) this.say(`${counted(found.length, "document")} failed`);

@@ -220,10 +220,9 @@ export class Events {
       clearTimeout(timer);
       timer = setTimeout(() => (asking ? within(ms, why) : connection.abort(why)), ms);
     };
-    within(SILENCE_MS, "lost");
+    within(FIRST_EVENT_MS, "held back");
     try {
       const response = await ask(this.address("v1/events"), { signal: connection.signal });
-      within(FIRST_EVENT_MS, "held back");
       await readEvents(response.body, (name, data) => {
         within(SILENCE_MS, "lost");
         this.failures = 0;
