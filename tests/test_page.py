@@ -10,6 +10,7 @@ import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -288,8 +289,7 @@ def test_the_memory_curve_moves_and_recycles_are_marked(tmp_path: Path, browser:
             before = page.locator("#curve .line").last.get_attribute("points")
             dot(site.inbox / f"{number}.png")
             page.wait_for_function(
-                "(before) => [...document.querySelectorAll('#curve .line')].at(-1)?.getAttribute('points') !== before",
-                arg=before,
+                "(before) => !document.querySelector(`#curve .line[points='${before}']`)", arg=before
             )
             if site.daemon.ended:
                 break
@@ -367,7 +367,7 @@ HOSTILE = [
     "&lt;b&gt; &amp;amp; &#x3c;",
     "abc\u202egnp.exe",
     "\u200f\u2067right to left\u2069",
-    "العربية ו עברית",
+    "العربية עברית",
     '" onmouseover="alert(1)',
     "${alert(1)} {{alert(1)}} %3Cb%3E",
     "x" * 10_000,
@@ -379,11 +379,11 @@ HOSTILE = [
 def test_names_and_texts_show_as_what_they_are(house: House, tab: Tab, tmp_path: Path) -> None:
     house.engine.on_read = lambda bgr: read_as(HOSTILE, bgr.shape)
     inbox = house.settings.watch.inbox[0]
-    folder_names = [f"{text[:60]}.png".replace("/", "∕") for text in HOSTILE]
+    folder_names = [f"{text[:60]}.png".replace("/", "|") for text in HOSTILE]
     for name in folder_names:
         done(inbox / name, "x")
     data = dot(tmp_path / "x.png", (90, 90)).read_bytes()
-    jobs = [house.send(data, "/v1/jobs", text[:900]).json["id"] for text in HOSTILE]
+    jobs = [house.ask("POST", f"/v1/jobs?name={quote(text[:900])}", body=data).json["id"] for text in HOSTILE]
     for job in jobs:
         assert house.until_read(job)["status"] == "done"
     page = tab.open()
@@ -400,7 +400,7 @@ def test_names_and_texts_show_as_what_they_are(house: House, tab: Tab, tmp_path:
         assert {*texts} == {line.strip() for line in HOSTILE}
         # Nothing became an element, and nothing is turned round by what stands before it.
         assert page.locator("main img[src=x], main h1, main script, [onmouseover]").count() == 0
-        assert page.locator(".unseen[data-code='U+202E']").first.is_visible()
+        assert page.locator("#lines .unseen[data-code='U+202E']").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert axe(page) == []
 
@@ -475,7 +475,7 @@ def test_everything_can_be_done_with_a_keyboard(house: House, tab: Tab) -> None:
     assert page.evaluate("document.activeElement.textContent") == "first.png"
 
 
-def test_documents_are_chosen_pasted_and_refused_in_words(house: House, tab: Tab, tmp_path: Path) -> None:
+def test_documents_are_chosen_pasted_and_refused_in_words(tab: Tab, tmp_path: Path) -> None:
     tab.allowed = lambda text: "415" in text
     page = tab.open()
     data = dot(tmp_path / "x.png").read_bytes()
@@ -489,19 +489,17 @@ def test_documents_are_chosen_pasted_and_refused_in_words(house: House, tab: Tab
         """(bytes) => {
             const carried = new DataTransfer();
             carried.items.add(new File([Uint8Array.from(bytes)], "image.png", { type: "image/png" }));
-            dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried, bubbles: true, cancelable: true }));
+            dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried, cancelable: true }));
         }""",
         list(data),
     )
     page.locator("#result-title", has_text="image.png").wait_for()
 
 
-def test_pages_are_turned_and_an_address_leads_to_one(house: House, tab: Tab, tmp_path: Path) -> None:
+def test_pages_are_turned_and_an_address_leads_to_one(house: House, tab: Tab) -> None:
     made = pdfs.Pdf()
     for number in range(3):
-        made.page(
-            pdfs.text(f"Page number {number} has a line of text, which is long enough to count as some.")
-        )
+        made.page(pdfs.text(f"Page number {number} has a line of text that is long enough to be one."))
     job = house.send(made.bytes(), "/v1/jobs", "three.pdf").json["id"]
     assert house.until_read(job)["status"] == "done"
     page = tab.open(f"/#file={job}&page=2")
