@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ocr_watcher.errors import ExitCode
 from tests import page_house, pdfs
 from tests.http_house import House
-from tests.page_house import PHONE, Site, Tab, axe, drop
+from tests.page_house import PHONE, Site, Tab, axe, drop, heap_mb, nodes, resident_mb
 from tests.support import dot, draw, until, write_config
 from tests.test_http_files import done, failed
 
@@ -330,13 +331,97 @@ def test_the_page_says_that_the_server_is_lost_and_goes_on_when_it_is_back(
 def test_events_that_are_held_back_on_the_way_are_asked_for(tmp_path: Path, browser: Any) -> None:
     with House(tmp_path) as house:
         tab = Tab(browser, house.address)
-        held = []
-        tab.page.route("**/v1/events*", held.append)  # and never answered
+        held: list[Any] = []
+        tab.page.route("**/v1/events*", lambda route: held.append(route))  # noqa: PLW0108 - and never answered
         page = tab.open()
         page.locator("#state", has_text="ready").wait_for(timeout=30_000)
         drop(page, ("late.png", "image/png", dot(tmp_path / "x.png").read_bytes()))
         page.locator("#result-title", has_text="late.png").wait_for()
         assert held
+        tab.check()
+        tab.close()
+
+
+# -- much, and for long ----------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_with_ten_thousand_files_done_the_page_opens_at_once(tmp_path: Path, browser: Any) -> None:
+    with Site(tmp_path) as site:
+        template = done(
+            tmp_path / "template.png", "CORNER BAKERY", *(f"{n} rye bread 4.20" for n in range(30))
+        )
+        record = Path(f"{template}.json").read_bytes()
+        status = template.stat()
+        for number in range(10_000):
+            path = site.inbox / f"{number // 500:02}" / f"scan-{number:05}.png"
+            path.parent.mkdir(exist_ok=True)
+            os.link(template, path)
+            Path(f"{path}.json").write_bytes(
+                record.replace(b"template.png", path.name.encode()).replace(b"29 rye", b"%d rye" % number)
+            )
+        assert template.stat().st_mtime_ns == status.st_mtime_ns
+        site.kill_server()
+        site.start_server()
+        listed_ms = []
+        for _ in range(3):
+            tab = Tab(browser, site.address)
+            page = tab.open()
+            page.locator("#files-said", has_text="10,000 documents").wait_for()
+            listed_ms.append(page.evaluate("performance.getEntriesByName('listed')[0].startTime"))
+            if len(listed_ms) < 3:
+                tab.close()
+        began = time.monotonic()
+        page.locator("#query").fill("4711 rye")
+        page.locator("#files-said", has_text="document found").wait_for()
+        searched_s = time.monotonic() - began
+        for _ in range(3):
+            page.locator("#query").fill("")
+            page.locator("#more").click()
+            page.locator("#rows tr").nth(100).wait_for()
+        serve_mb = resident_mb(site.server.pid)
+        print(
+            f"10,000 files: listed after {listed_ms[0]:.0f} ms first, {min(listed_ms[1:]):.0f} ms then; "
+            f"all searched in {searched_s:.1f} s; serve {serve_mb:.0f} MiB"
+        )
+        assert min(listed_ms) < 1000
+        assert serve_mb < 100
+        tab.check()
+        tab.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_an_hour_of_a_file_a_second_leaves_the_heap_of_the_tab_as_it_was(
+    tmp_path: Path, browser: Any
+) -> None:
+    """At up to twenty times that speed, for three minutes at most."""
+    with Site(tmp_path, memory={"stats_interval_s": 1}) as site:
+        tab = Tab(browser, site.address)
+        page = tab.open()
+        page.locator("#state", has_text="ready").wait_for()
+        image = dot(tmp_path / "x.png").read_bytes()
+        measured: list[tuple[int, float, int]] = []
+        began = time.monotonic()
+        number = 0
+        while number < 3600 and time.monotonic() - began < 180:
+            for _ in range(10):
+                (site.inbox / f"{number:04}.png").write_bytes(image)
+                number += 1
+            page.wait_for_timeout(450)
+            if number % 300 == 0:
+                measured.append((number, heap_mb(page), nodes(page)))
+        page.locator("tr[data-state=done]", has_text=f"{number - 1:04}.png").wait_for(timeout=120_000)
+        measured.append((number, heap_mb(page), nodes(page)))
+        for files, heap, count in measured:
+            print(f"{files} files: heap {heap:.2f} MiB, {count} nodes")
+        print(f"serve {resident_mb(site.server.pid):.0f} MiB")
+        # The first figures are of a list and a curve that still fill.
+        early, late = measured[1], measured[-1]
+        assert late[1] < early[1] + 1.0
+        assert late[2] < early[2] * 1.25 + 500
+        assert resident_mb(site.server.pid) < 100
         tab.check()
         tab.close()
 
