@@ -270,7 +270,7 @@ class Clients:
     texts: list[str]
     statuses: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: int = 0
-    accepted: dict[str, int] = field(default_factory=dict)  # job -> document, where the answer was 202
+    lost: int = 0
     read: int = 0
     retry_after: list[int] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -300,15 +300,14 @@ class Clients:
                 self._note(f"connection: {type(error).__name__}")
                 time.sleep(0.2)
                 continue
-            self._note(str(answer.status))
             body = json.loads(answer.data)
+            self._note(f"{answer.status} {body['error']['code']}" if "error" in body else str(answer.status))
             if answer.status == 200:
                 with self._lock:
                     self.read += 1
                     self.wrong += body["text"] != self.texts[number]
             elif answer.status == 202:
-                with self._lock:
-                    self.accepted[body["id"]] = number
+                self._fetch(pool, body["links"]["result"], number)
             elif answer.status == 429:
                 wait_s = int(answer.headers["Retry-After"])
                 with self._lock:
@@ -319,14 +318,20 @@ class Clients:
         with self._lock:
             self.statuses[what] += 1
 
-    def settle(self) -> None:
-        """Ask for every job that was accepted with 202; count those whose text is wrong or that are lost."""
-        for job, number in self.accepted.items():
-            address = f"{self.pair.address}/v1/jobs/{job}"
-            until(lambda address=address: json.loads(ask(address).data)["status"] == "done", 600)  # type: ignore[misc]
-            body = json.loads(ask(f"{address}/result").data)
+    def _fetch(self, pool: urllib3.PoolManager, address: str, number: int) -> None:
+        """Ask for an accepted job until its result is there, whatever happens to the server meanwhile."""
+        while True:
+            try:
+                answer = pool.request("GET", f"{self.pair.address}{address}?wait=50")
+            except urllib3.exceptions.HTTPError:
+                time.sleep(0.2)
+                continue
+            if answer.status != 409:
+                break
+        with self._lock:
             self.read += 1
-            self.wrong += body["text"] != self.texts[number]
+            self.lost += answer.status != 200
+            self.wrong += answer.status == 200 and json.loads(answer.data)["text"] != self.texts[number]
 
 
 def load(asked: argparse.Namespace) -> dict[str, Any]:
@@ -336,7 +341,6 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
         clients = Clients(pair, documents, texts_of(pair, documents))
         took_s = clients.run(asked.clients, asked.seconds)
         in_that_time = clients.read
-        clients.settle()
         peak_mb = pair.peak_mb()
         folder_per_s = drain(pair, documents, min(asked.seconds, 120))
         until(lambda: not [name for name in os.listdir(pair.spool) if name != ".server"], 120)
@@ -345,6 +349,7 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
             "seconds": round(took_s),
             "statuses": dict(clients.statuses),
             "wrong_texts": clients.wrong,
+            "lost": clients.lost,
             "documents_per_s": round(in_that_time / took_s, 3),
             "folder_documents_per_s": round(folder_per_s, 3),
             "retry_after_s": [min(clients.retry_after, default=0), max(clients.retry_after, default=0)],
@@ -390,7 +395,6 @@ def chaos(asked: argparse.Namespace) -> dict[str, Any]:
                 pair.kill(verb)
 
         took_s = clients.run(asked.clients, asked.seconds, during)
-        clients.settle()
         until(lambda: not waiting_in(pair.spool), 600)
         time.sleep(2)
         records = [name for name in os.listdir(pair.spool) if name.endswith(".json")]
@@ -405,6 +409,7 @@ def chaos(asked: argparse.Namespace) -> dict[str, Any]:
             "starts": dict(pair.started),
             "statuses": dict(clients.statuses),
             "wrong_texts": clients.wrong,
+            "lost": clients.lost,
             "documents": len(documents_there),
             "records": len(records),
             "documents_with_exactly_one_record": len(set(stems)) if len(set(stems)) == len(stems) else -1,

@@ -192,6 +192,8 @@ def _serve(asked: argparse.Namespace) -> int:
     settings = config.load(asked.config)
     # Not into logging.file: one process writes and rotates that, the daemon.
     log.set_up(settings.logging.level, None, 1, 1)
+    if settings.http is None:
+        log.get().warning("config.note", message="there is no `http` section: the daemon watches no spool")
     return server.run(
         settings,
         settings.served(asked.host, asked.port),

@@ -106,7 +106,7 @@ class House:
             self.settings,
             self.http,
             [self._socket],
-            collect=lambda: {"running": True, "in_hand": None},
+            collect=lambda: {"running": True, "in_hand": None, "files": {}},
             retry=lambda path: retry.forget_one(self.settings, path),
             log=self.log,  # type: ignore[arg-type] # collects
         )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -15,7 +18,10 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from ocr_watcher.http.bodies import MIB
+from ocr_watcher.http.metrics import DaemonCollector
 from ocr_watcher.outputs import sidecar
+from ocr_watcher.outputs.sidecar import now
+from ocr_watcher.service.told import InHand, LastExit, QueueState, Told, Total
 from tests.http_house import House
 
 if TYPE_CHECKING:
@@ -228,6 +234,21 @@ def test_too_large_by_its_length_is_413_before_the_body_comes(house: House) -> N
         assert _head(line).startswith(b"HTTP/1.1 413 ")
 
 
+def test_who_asks_before_sending_is_answered_before_sending(tmp_path: Path) -> None:
+    head = b"POST /v1/ocr?wait=0 HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with House(tmp_path, works=False, max_waiting=1) as house:
+        with _connected(house) as line:
+            line.sendall(head % len(PNG))
+            assert _head(line).startswith(b"HTTP/1.1 100 ")
+            line.sendall(PNG)
+            assert b"HTTP/1.1 202 " in _head(line)
+        for length, status in ((len(PNG), b"429"), (1 << 30, b"413")):
+            with _connected(house) as line:
+                line.sendall(head % length)
+                assert _head(line).startswith(b"HTTP/1.1 " + status)
+
+
 def test_too_large_is_413_while_it_comes(house: House) -> None:
     before = house.files()
 
@@ -334,6 +355,7 @@ def test_the_description_is_valid_and_its_schemas_too(house: House) -> None:
 
 def test_metrics_parse_and_name_no_path(house: House) -> None:
     house.send(PNG)
+    house.ask("GET", "/v1/jobs/nothing")
     text = house.ask("GET", "/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert [sample.value for sample in families["ocrwatcher_up"].samples] == [1.0]
@@ -342,11 +364,67 @@ def test_metrics_parse_and_name_no_path(house: House) -> None:
     assert str(house.spool) not in text
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_has_nothing_to_say(house: House) -> None:
+    house.send(PNG)
+    result = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=house.ask("GET", "/metrics").body,
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
+def test_the_dashboard_shows_metrics_that_there_are(house: House) -> None:
+    house.send(PNG)
+    house.send(b"hello")
+    text = house.ask("GET", "/metrics").text
+    dashboard = Path(__file__).parents[1].joinpath("examples", "grafana.json").read_text("utf-8")
+    shown = set(re.findall(r"ocrwatcher_\w+", dashboard))
+    # What only a running daemon tells; of this one there is no more than a status file.
+    of_the_daemon = {name for name in shown if not name.startswith("ocrwatcher_http_")}
+    assert shown - of_the_daemon <= set(re.findall(r"ocrwatcher_\w+", text))
+    assert of_the_daemon <= known_metrics()
+
+
+def known_metrics() -> set[str]:
+    """Every metric that a daemon with something to tell has."""
+    told = Told(
+        queue=QueueState(1, 2, 3, 4, now()),
+        in_hand=InHand("/x", 1, now(), 1),
+        rss_mb=1.0,
+        peak_rss_mb=1.0,
+        last_exit=LastExit("", 75, now()),
+        soft_limit_mb=1,
+        rss_limit_mb=1,
+        totals=(Total("files", "ok", 1), Total("files", "truncated", 1), Total("pages", "pixels", 1)),
+        recycles=(Total("recycles", "memory", 1),),
+    )
+    seen = DaemonCollector(SimpleNamespace(told=told, running=True))  # type: ignore[arg-type]
+    return {sample.name for family in seen.collect() for sample in family.samples}
+
+
+def test_the_metrics_are_those_that_were_promised() -> None:
+    names = """files_total pages_total queue_wait_seconds_bucket load_seconds_bucket ocr_seconds_bucket
+        queue_length queue_capacity files_waiting files_failed oldest_waiting_seconds in_hand_seconds
+        resident_memory_bytes peak_resident_memory_bytes memory_limit_bytes recycles_total last_exit_code
+        up build_info"""
+    assert {f"ocrwatcher_{name}" for name in names.split()} <= known_metrics()
+
+
 def test_status_and_page(house: House) -> None:
     status = house.ask("GET", "/v1/status").json
     assert status["running"] is True
     assert status["http"]["max_waiting"] == 64
     assert "ocr-watcher" in house.ask("GET", "/").text
+
+
+def test_files_of_folders_are_told_of_where_they_are_to_be(tmp_path: Path) -> None:
+    for shown in (True, False):
+        (tmp_path / str(shown)).mkdir()
+        with House(tmp_path / str(shown), show_folders=shown) as house:
+            assert ("files" in house.ask("GET", "/v1/status").json) is shown
 
 
 def test_events_begin_with_a_snapshot_and_tell_of_known_jobs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import queue
+import signal
 import socket
 import threading
 import urllib.parse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +41,8 @@ from ocr_watcher.jobs.lanes import Lanes
 from ocr_watcher.outputs import reading, sidecar
 from ocr_watcher.service import lock
 from ocr_watcher.service.told import StatusFile, Told
-from tests.support import Clock, Log, settings
+from tests.support import Clock, Log, Process, settings, write_config
+from tests.test_http import PNG
 from tests.test_sidecar import LINE, STAMP, document
 
 if TYPE_CHECKING:
@@ -497,3 +500,31 @@ def test_a_server_for_others_without_keys_exits_78(
     asked = ["serve", "-c", str(tmp_path / "config.yaml"), "--host", "0.0.0.0"]  # noqa: S104
     assert cli.main(asked) == 78
     assert "api_keys_file" in capsys.readouterr().err
+
+
+# -- both processes --------------------------------------------------------------------------------
+
+
+def test_daemon_and_server_start_and_end_together(tmp_path: Path) -> None:
+    write_config(tmp_path, http={"port": 0}, memory={"max_jobs": 1})
+    # The program, on the fake engine.
+    code = (
+        "import sys; from ocr_watcher.http.together import Together;"
+        "sys.exit(Together([sys.executable, '-m', 'tests.fake_daemon'], 'config.yaml').run())"
+    )
+    both = Process(["-c", code], tmp_path)
+    try:
+        both.wait_for("daemon.ready")
+        address = both.wait_for("http.ready")[0]["address"]
+        pool = urllib3.PoolManager(retries=False, timeout=30)
+        for _ in range(3):  # a recycle after each
+            answer = pool.request("POST", f"{address}/v1/ocr", body=PNG)
+            assert answer.status == 200
+        both.wait_for("daemon.ready", 3)
+        pool.clear()
+        both.signal(signal.SIGINT)
+        assert both.wait() == 0
+        assert both.events("http.exiting")
+        assert both.events("daemon.exiting")
+    finally:
+        both.close()

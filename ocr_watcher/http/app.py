@@ -10,6 +10,7 @@ from aiohttp import ClientError, web
 from ocr_watcher import __version__
 from ocr_watcher.http import metrics, shapes
 from ocr_watcher.http.about import About
+from ocr_watcher.http.bodies import MIB
 from ocr_watcher.http.compatible import OcrApi, TikaApi
 from ocr_watcher.http.events import Events
 from ocr_watcher.http.files import FilesApi
@@ -17,7 +18,7 @@ from ocr_watcher.http.native import NativeApi
 from ocr_watcher.http.paddleocr_jobs import RESULTS, PaddleOcrJobs
 from ocr_watcher.http.paddlex import Parameters
 from ocr_watcher.http.page import STATIC, Page
-from ocr_watcher.http.problems import Problem
+from ocr_watcher.http.problems import Problem, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,6 +48,7 @@ HEADERS: Final = {
 # They tell nothing of any document, or only to who knows a job's id.
 _OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
 _OPEN_BELOW: Final = (RESULTS + "/", STATIC + "/")
+_TAKING: Final = ("POST", "PUT")
 # A document that cannot be read is answered, not rejected.
 _REJECTIONS: Final = frozenset({400, 401, 403, 408, 413, 415, 429, 503, 507})
 _BUG: Final = Problem(500, "bug", "something went wrong on the server", hint="See its log.")
@@ -62,6 +64,7 @@ class App:
         *,
         gate: Gate,
         guards: Guards,
+        shows_folders: bool,
         collect: Collect,
         retry: Retry,
         listing: Listing,
@@ -73,6 +76,7 @@ class App:
         self._listing = listing
         self._history = history
         self._http = service.settings
+        self._shows_folders = shows_folders
         self._collect = collect
         self._log_file = settings.logging.file
         self._gate = gate
@@ -84,7 +88,7 @@ class App:
     def make(self) -> web.Application:
         """Put the application together."""
         app = web.Application(middlewares=[self._answer])
-        folders = self._http.shows_folders
+        folders = self._shows_folders
         for api in (
             Page(),
             About(self._service, self._metrics, self._collect, folders=folders),
@@ -107,8 +111,30 @@ class App:
             TikaApi(self._service),
             PaddleOcrJobs(self._service, self._parameters),
         ):
-            app.add_routes(api.routes())
+            for route in api.routes():
+                if route.method in _TAKING:
+                    route.kwargs["expect_handler"] = self._before_body
+                route.register(app.router)
         return app
+
+    async def _before_body(self, request: web.Request) -> web.StreamResponse | None:
+        """Refuse a client that asks before it sends a body (`Expect: 100-continue`), or let it go on."""
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            raise web.HTTPExpectationFailed
+        try:
+            self._gate.check(request, is_open=_is_open(request.path))
+            length_bytes = request.content_length or 0
+            if length_bytes > 2 * self._http.max_body_mb * MIB:  # base64 takes a third more
+                raise too_large(self._http.max_body_mb)
+            self._service.admit(length_bytes)
+        except Problem as problem:
+            self._metrics.rejected(problem.code)
+            response = shapes.response(request, problem)
+            response.force_close()
+            return response
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+        return None
 
     @web.middleware
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:

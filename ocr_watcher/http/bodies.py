@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiohttp import BodyPartReader, ClientPayloadError, web
@@ -15,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ocr_watcher.http.problems import Problem, bad_request, too_large, too_slow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
     from aiohttp import MultipartReader
 
@@ -42,6 +45,29 @@ _MALFORMED: Final = (
 )
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a form: its field, and what the client calls the file in it; None where it does not say."""
+
+    reader: BodyPartReader
+    name: str | None
+    filename: str | None
+
+    @classmethod
+    def of(cls, reader: BodyPartReader) -> Part:
+        """What a part's head says; nothing where that is not understood."""
+        with quietly():
+            return cls(reader, reader.name, reader.filename)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings that aiohttp has for heads it cannot read: they would fill the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class Body:
@@ -78,27 +104,28 @@ class Body:
             if document := parser.feed(block):
                 yield document
 
-    async def parts(self) -> AsyncIterator[BodyPartReader]:
+    async def parts(self) -> AsyncIterator[Part]:
         """The parts of a multipart body. What is not read of one before the next is asked for is skipped."""
         reader = await self._multipart()
         for _ in range(_MAX_PARTS):
-            part = await self._next(reader.next())
-            if part is None:
+            found = await self._next(reader.next())
+            if found is None:
                 return
-            if not isinstance(part, BodyPartReader):
+            if not isinstance(found, BodyPartReader):
                 raise bad_request("a part of the body has parts of its own")
+            part = Part.of(found)
             yield part
             async for _skipped in self.part_blocks(part):
                 pass
         raise bad_request(f"the body has more than {_MAX_PARTS} parts")
 
-    async def part_blocks(self, part: BodyPartReader) -> AsyncIterator[bytes]:
+    async def part_blocks(self, part: Part) -> AsyncIterator[bytes]:
         """The bytes of one part."""
-        while not part.at_eof():
-            if block := await self._next(part.read_chunk(_BLOCK_BYTES)):
+        while not part.reader.at_eof():
+            if block := await self._next(part.reader.read_chunk(_BLOCK_BYTES)):
                 yield block
 
-    async def part_text(self, part: BodyPartReader) -> str:
+    async def part_text(self, part: Part) -> str:
         """A short field."""
         text = bytearray()
         async for block in self.part_blocks(part):

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from aiohttp import web
 
@@ -22,10 +22,9 @@ from ocr_watcher.outputs.tsv import TsvWriter
 from ocr_watcher.outputs.txt import TextWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from ocr_watcher.http.spool import Job
-    from ocr_watcher.inputs.base import Encoded, Picture
     from ocr_watcher.outputs.base import Pictures, Writer
 
 # What is sent in one piece, with its length; more goes out piece by piece.
@@ -109,7 +108,7 @@ def written_pieces(job: Finished, make: Callable[[About, Pictures], Writer]) -> 
         pages = reading.count(file)
         if job.renamed:
             source = replace(source, name=job.renamed)
-        writer = make(About(source, f"ocr-watcher {__version__}", pages), _NoPictures())
+        writer = make(About(source, f"ocr-watcher {__version__}", pages), cast("Pictures", _NoPictures()))
         yield from writer.begin()
         file.seek(0)
         for page in reading.pages(file):
@@ -118,20 +117,10 @@ def written_pieces(job: Finished, make: Callable[[About, Pictures], Writer]) -> 
 
 
 class _NoPictures:
-    """See `outputs.base.Pictures`: what needs them is made by the daemon."""
+    """In the place of `outputs.base.Pictures`: what needs them is made by the daemon."""
 
-    def encoded(self, index: int) -> Encoded | None:
-        raise OutputError(f"page {index + 1} is not decoded here")
-
-    def picture(self, index: int, max_side_px: int) -> Picture:
-        raise OutputError(f"page {index + 1} is not decoded here, at {max_side_px} px or any size")
-
-    @property
-    def are_of_a_pdf(self) -> bool:
-        return False
-
-    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
-        raise OutputError(f"{len(layer)} bytes for {len(pages)} pages are not added here")
+    def __getattr__(self, name: str) -> NoReturn:
+        raise OutputError(f"{name}: nothing is decoded here")
 
 
 async def send_format(request: web.Request, job: Finished, kind: str) -> web.StreamResponse:

@@ -114,7 +114,7 @@ class Server:
         self._gate = Gate(keys)
         self._spool = Spool(http.spool, http.keep_s)
         self._servers: list[asyncio.Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[object]] = []
 
     @property
     def address(self) -> str:
@@ -132,9 +132,8 @@ class Server:
         self._service = Service(
             self._http, spool=self._spool, waiting=waiting, daemon=daemon, headers=HEADERS
         )
-        self._listing = Listing(
-            self._settings, self._spool, daemon=daemon, waiting=waiting, folders=self._http.shows_folders
-        )
+        folders = self._shows_folders()
+        self._listing = Listing(self._settings, self._spool, daemon=daemon, waiting=waiting, folders=folders)
         history = History()
         await asyncio.to_thread(history.read_log, self._settings.logging.file)
         guards = Guards()
@@ -143,6 +142,7 @@ class Server:
             self._service,
             gate=self._gate,
             guards=guards,
+            shows_folders=folders,
             collect=self._collect,
             retry=self._retry,
             listing=self._listing,
@@ -172,7 +172,9 @@ class Server:
             await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in self._sockets
         ]
         self._tasks = [
-            asyncio.create_task(one) for one in (waiting.run(), self._sweep(), _remember(history, daemon))
+            asyncio.create_task(one)
+            # The first look is the longest: nobody should have to wait for it.
+            for one in (waiting.run(), self._sweep(), _remember(history, daemon), self._listing.look())
         ]
         self._log.info(
             "http.ready",
@@ -196,6 +198,11 @@ class Server:
         self._listing.close()
         self._spool.close()
         self._log.info("http.exiting")
+
+    def _shows_folders(self) -> bool:
+        """As set; else where nobody but this machine asks, whatever address the settings have."""
+        set_to = self._http.show_folders
+        return all(map(_is_local, self._sockets)) if set_to is None else set_to
 
     async def _sweep(self) -> None:
         while True:
@@ -251,12 +258,15 @@ def listen(http: HttpSettings) -> socket.socket:
     return one
 
 
+def _is_local(one: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return one.family == socket.AF_UNIX or is_loopback(one.getsockname()[0])
+
+
 def _check_addresses(sockets: Sequence[socket.socket], keys: Keys | None) -> None:
     for one in sockets:
-        if one.family == socket.AF_UNIX or keys is not None:
-            continue
-        host = one.getsockname()[0]
-        if not is_loopback(host):
+        if keys is None and not _is_local(one):
+            host = one.getsockname()[0]
             raise ConfigError(
                 f"{host} can be reached from other machines, and there is no http.api_keys_file",
                 hint="Set http.api_keys_file to a file with a key a line, or serve on 127.0.0.1.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 
+from ocr_watcher.http.bodies import quietly
 from ocr_watcher.http.problems import bad_request
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ def name_of(request: web.Request) -> str:
     """What the client calls a document that is the body: `?name=`, or in Content-Disposition."""
     if name := request.query.get("name"):
         return name
-    _, parameters = parse_content_disposition(request.headers.get("Content-Disposition"))
-    return content_disposition_filename(parameters) or ""
+    with quietly():
+        _, parameters = parse_content_disposition(request.headers.get("Content-Disposition"))
+        return content_disposition_filename(parameters) or ""
 
 
 async def take_body(receipt: Receipt, body: Body) -> None:
