@@ -24,9 +24,12 @@ from ocr_watcher.ocr.engine import FakeEngine
 from ocr_watcher.outputs.sidecar import now
 from ocr_watcher.service import assembly, lock
 from ocr_watcher.service.told import StatusFile, Told
+from ocr_watcher.verbs import retry
 from tests.support import Log, settings, tools
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ocr_watcher.config import Settings
 
 
@@ -50,9 +53,19 @@ class Answer:
 class House:
     """A server and its line. `with House(folder) as house: house.ask("GET", "/livez")`."""
 
-    def __init__(self, folder: Path, *, daemon: bool = True, works: bool = True, **http: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        daemon: bool = True,
+        works: bool = True,
+        sections: Mapping[str, Any] | None = None,
+        **http: Any,
+    ) -> None:
         """`daemon`: whether one seems to run; `works`: whether it reads what comes, without being told to."""
-        self.settings: Settings = settings(folder, http={"port": 0, **http}, logging={"file": "log/log"})
+        self.settings: Settings = settings(
+            folder, http={"port": 0, **http}, logging={"file": "log/log"}, **(sections or {})
+        )
         self.log = Log()
         self._works = works
         self._seems_to_run = daemon
@@ -94,6 +107,7 @@ class House:
             self.http,
             [self._socket],
             collect=lambda: {"running": True, "in_hand": None, "files": {}},
+            retry=lambda path: retry.forget_one(self.settings, path),
             log=self.log,  # type: ignore[arg-type] # collects
         )
         self._loop = asyncio.new_event_loop()

@@ -20,6 +20,8 @@ from ocr_watcher.http.app import HEADERS, App
 from ocr_watcher.http.daemon_state import DaemonState
 from ocr_watcher.http.gate import Gate, Keys
 from ocr_watcher.http.guard import IDLE_S, Guards
+from ocr_watcher.http.history import History
+from ocr_watcher.http.listing import Listing
 from ocr_watcher.http.service import Service
 from ocr_watcher.http.spool import Spool
 from ocr_watcher.http.waiting import Waiting
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import HttpSettings, Settings
     from ocr_watcher.http.about import Collect
+    from ocr_watcher.http.files import Retry
 
 # Connections that wait for `accept`: as many as may come while the server is restarted.
 _BACKLOG: Final = 4096
@@ -40,6 +43,7 @@ _STOP_S: Final = 5.0
 _LAST_HEADS_S: Final = 0.1
 _FIRST_PASSED_FD: Final = 3
 _SWEEP_S: Final = 60.0
+_REMEMBER_S: Final = 1.0
 
 
 def run(
@@ -47,6 +51,7 @@ def run(
     http: HttpSettings,
     *,
     collect: Collect,
+    retry: Retry,
     ready: Callable[[str], None] = lambda _address: None,
 ) -> ExitCode:
     """Serve until a signal. Raises `ServiceError`.
@@ -55,11 +60,12 @@ def run(
         settings: the configuration, which is the daemon's too.
         http: its section for the server, in force.
         collect: gives what `status --json` prints.
+        retry: forgets the failure of a document in a folder.
         ready: is called with the address when requests are answered.
     """
     sockets = passed_sockets(os.environ) or [listen(http)]
     try:
-        server = Server(settings, http, sockets, collect=collect, log=log.get())
+        server = Server(settings, http, sockets, collect=collect, retry=retry, log=log.get())
         asyncio.run(_serve(server, ready))
     finally:
         for one in sockets:
@@ -93,6 +99,7 @@ class Server:
         sockets: Sequence[socket.socket],
         *,
         collect: Collect,
+        retry: Retry,
         log: FilteringBoundLogger,
     ) -> None:
         """Raises `ConfigError` where whoever reaches the sockets would need no key."""
@@ -100,13 +107,14 @@ class Server:
         self._http = http
         self._sockets = sockets
         self._collect = collect
+        self._retry = retry
         self._log = log
         keys = Keys(http.api_keys_file) if http.api_keys_file is not None else None
         _check_addresses(sockets, keys)
         self._gate = Gate(keys)
         self._spool = Spool(http.spool, http.keep_s)
         self._servers: list[asyncio.Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[object]] = []
 
     @property
     def address(self) -> str:
@@ -124,14 +132,21 @@ class Server:
         self._service = Service(
             self._http, spool=self._spool, waiting=waiting, daemon=daemon, headers=HEADERS
         )
+        folders = self._shows_folders()
+        self._listing = Listing(self._settings, self._spool, daemon=daemon, waiting=waiting, folders=folders)
+        history = History()
+        await asyncio.to_thread(history.read_log, self._settings.logging.file)
         guards = Guards()
         self.app = App(
             self._settings,
             self._service,
             gate=self._gate,
             guards=guards,
-            shows_folders=self._shows_folders(),
+            shows_folders=folders,
             collect=self._collect,
+            retry=self._retry,
+            listing=self._listing,
+            history=history,
             log=self._log,
         ).make()
         # It logs every malformed request with a traceback, for whoever cares to fill the log.
@@ -156,7 +171,11 @@ class Server:
         self._servers = [
             await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in self._sockets
         ]
-        self._tasks = [asyncio.create_task(waiting.run()), asyncio.create_task(self._sweep())]
+        self._tasks = [
+            asyncio.create_task(one)
+            # The first look is the longest: nobody should have to wait for it.
+            for one in (waiting.run(), self._sweep(), _remember(history, daemon), self._listing.look())
+        ]
         self._log.info(
             "http.ready",
             address=self.address,
@@ -176,6 +195,7 @@ class Server:
         await self._runner.cleanup()
         for task in self._tasks:
             task.cancel()
+        self._listing.close()
         self._spool.close()
         self._log.info("http.exiting")
 
@@ -189,6 +209,13 @@ class Server:
             await asyncio.sleep(min(_SWEEP_S, max(0.5, self._http.keep_s / 4)))
             with suppress(OSError):
                 await asyncio.to_thread(self._spool.sweep)
+
+
+async def _remember(history: History, daemon: DaemonState) -> None:
+    """Keep the figures that the daemon tells."""
+    while True:
+        history.look(daemon.told, running=daemon.running)
+        await asyncio.sleep(_REMEMBER_S)
 
 
 # -- sockets ---------------------------------------------------------------------------------------

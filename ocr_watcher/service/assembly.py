@@ -146,6 +146,7 @@ def build(
         others_wait=others_wait,
         somebody_hurries=somebody_hurries,
         spool=settings.http.spool if settings.http is not None else None,
+        shows_folders=settings.http is not None and settings.http.shows_folders,
         places=places,
         formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
         words=settings.output.words,
