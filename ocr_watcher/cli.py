@@ -19,6 +19,8 @@ from ocr_watcher.errors import ExitCode, OcrWatcherError, ServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ocr_watcher.cluster.bridge import Bridge
+    from ocr_watcher.cluster.dispatch import Dispatch
     from ocr_watcher.config import Settings
     from ocr_watcher.verbs.once import Summary
 
@@ -64,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         _check_config,
         "print the effective settings and what `run` still needs, or every mistake",
     )
+    verb("dispatch", _dispatch, "watch shared folders and offer their documents to other hosts")
+    bridge = verb("bridge", _bridge, "take documents of shared folders from the broker to this host's daemon")
+    bridge.add_argument("--name", help="by what the other hosts know this one (default: its host name)")
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
     status = verb("status", _status, "tell what the service is doing, and how far it is")
     shown = status.add_mutually_exclusive_group()
@@ -156,6 +161,35 @@ def _run(asked: argparse.Namespace) -> int:
         logger.exception("daemon.bug", hint="This is a bug in ocr-watcher: please report it with this line.")
         logger.info("daemon.exiting", reason="unexpected error", exit_code=int(ExitCode.BUG))
         return ExitCode.BUG
+
+
+def _dispatch(asked: argparse.Namespace) -> int:
+    return _cluster(asked, lambda settings: _load_dispatch()(settings).run())
+
+
+def _bridge(asked: argparse.Namespace) -> int:
+    return _cluster(asked, lambda settings: _load_bridge()(settings, asked.name).run())
+
+
+def _load_dispatch() -> type[Dispatch]:
+    from ocr_watcher.cluster.dispatch import Dispatch
+
+    return Dispatch
+
+
+def _load_bridge() -> type[Bridge]:
+    from ocr_watcher.cluster.bridge import Bridge
+
+    return Bridge
+
+
+def _cluster(asked: argparse.Namespace, run: Callable[[Settings], int]) -> int:
+    from ocr_watcher import log
+
+    settings = config.load(asked.config)
+    # Not into logging.file: one process writes and rotates that, the daemon.
+    log.set_up(settings.logging.level, None, 1, 1)
+    return run(settings)
 
 
 def _check_config(asked: argparse.Namespace) -> int:

@@ -98,8 +98,19 @@ def is_leftover(name: str) -> bool:
     return match is not None and match[1] != _TOKEN
 
 
+# -- on a share and in the spool of a bridge ---------------------------------------------------
+
+SHARE_MARK: Final = ".ocr-watcher-share"
+"""Says which share a folder is; see `cluster.roots`."""
+ERRAND: Final = ".errand"
+"""In a folder of a bridge's spool: whose document is in it."""
+
 # -- in the state folder -----------------------------------------------------------------------
 
 JOURNAL: Final = "journal.sqlite3"
 STATUS: Final = "status.json"
 LOCK: Final = "lock"
+DISPATCH_SUFFIX: Final = "-dispatch"
+"""Added to the name of the state folder: that of a dispatcher."""
+BRIDGE_LOCK: Final = "bridge.lock"
+"""In a bridge's spool: held by the one that works on it."""

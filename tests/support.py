@@ -164,6 +164,13 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
+def _python_path() -> str:
+    """This checkout first, then what the tests themselves were given (an extra that is not installed)."""
+    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
+
+
 class Process:
     """A daemon in a process of its own, its log lines parsed as they come."""
 
@@ -180,7 +187,7 @@ class Process:
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
         )
 
     @property

@@ -22,12 +22,17 @@ FLOORS = (
     ("outputs",),
     ("jobs",),
     ("service",),
+    ("cluster",),
     ("verbs",),
     ("cli",),
     ("__main__",),
 )
 # One place reaches into each library whose insides are needed.
 ONLY_IN = {
+    "celery": ("cluster",),
+    "kombu": ("cluster",),
+    "redis": ("cluster",),
+    "amqp": ("cluster",),
     "watchdog": ("inbox",),
     "PIL": ("inputs", "ocr"),
     "cv2": ("inputs",),

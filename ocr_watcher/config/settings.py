@@ -321,6 +321,43 @@ class LoggingSettings(Section):
     backups: int = Field(default=5, ge=0, le=1000)
 
 
+_BROKERS = ("redis://", "rediss://", "sentinel://", "amqp://", "amqps://")
+# The dispatcher tells lost jobs by heartbeats within seconds. What the broker does by itself comes later, and
+# must not come while a document is still read: see `cluster.bridge`.
+_MIN_VISIBILITY_S = 4.0
+
+
+def _broker(value: str) -> str:
+    if not value.startswith(_BROKERS):
+        raise _refused(f"must be a URL that begins with {', '.join(_BROKERS[:-1])} or {_BROKERS[-1]}")
+    return value
+
+
+def _root_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
+        raise _refused("must be a name of small letters, digits, - and _")
+    return value
+
+
+class ClusterSettings(Section):
+    """Work on several machines. `roots` are the shared folders: a name that all hosts know, and where it is here.
+
+    `spool` is where a bridge puts what the daemon of its host is to read.
+    """
+
+    broker: Annotated[_Text, AfterValidator(_broker)] | None = Field(default=None, repr=False)
+    roots: Annotated[dict[Annotated[str, AfterValidator(_root_name)], _Folder], BeforeValidator(_mapping)] = (
+        Field(default_factory=dict)
+    )
+    spool: _Folder = Field(default=".ocr-watcher-cluster", validate_default=True)
+    visibility_timeout_s: float = Field(default=1800.0, ge=_MIN_VISIBILITY_S, le=_DAY_S)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this host takes part."""
+        return self.broker is not None
+
+
 class Settings(Section):
     """Everything that a user can set, validated and complete. Every path is absolute.
 
@@ -337,6 +374,7 @@ class Settings(Section):
     retry: RetrySettings = Field(default_factory=RetrySettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     state_dir: _Folder = Field(default=".ocr-watcher", validate_default=True)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     source: Path | None = Field(default=None, exclude=True)
 
     @field_validator("logging")
@@ -355,10 +393,55 @@ class Settings(Section):
             raise _refused(f"must be outside the inbox {inbox}")
         return state_dir
 
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _cluster_spool_beside_state(cls, cluster: object, info: ValidationInfo) -> object:
+        """Put the spool beside the state folder where it is not set."""
+        if not isinstance(cluster, dict) or "spool" in cluster or "state_dir" not in info.data:
+            return cluster
+        return {**cluster, "spool": f"{info.data['state_dir']}-cluster"}
+
+    @field_validator("cluster")
+    @classmethod
+    def _cluster_apart(cls, cluster: ClusterSettings, info: ValidationInfo) -> ClusterSettings:
+        """Refuse folders in which a document would be found twice."""
+        watch: WatchSettings | None = info.data.get("watch")
+        if cluster.broker is None:
+            return cluster
+        if not cluster.roots:
+            raise _refused("must name at least one shared folder, name: folder", at=("cluster", "roots"))
+        apart = [("the inbox ", inbox) for inbox in (watch.inbox if watch is not None else ())]
+        if (state_dir := info.data.get("state_dir")) is not None:
+            apart.append(("state_dir ", state_dir))
+        for name, root in cluster.roots.items():
+            others = [*apart, *((f"{n} ", r) for n, r in cluster.roots.items() if n != name)]
+            if (other := _near(root, others)) is not None:
+                raise _refused(
+                    f"must be apart from {other}: the local daemon reads its inbox, the hosts of the cluster "
+                    "read the roots",
+                    at=("cluster", "roots", name),
+                )
+        around = [*apart, *((f"{n} ", r) for n, r in cluster.roots.items())]
+        if (other := _near(cluster.spool, around)) is not None:
+            raise _refused(f"must be apart from {other}", at=("cluster", "spool"))
+        return cluster
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.model_dump() == other.model_dump()
 
     __hash__ = None  # type: ignore[assignment] # `ocr.params` is a dictionary, which has no hash
+
+
+def _near(folder: Path, others: list[tuple[str, Path]]) -> str | None:
+    """Which of the others is this folder, holds it or lies in it, in words; None where none does."""
+    return next(
+        (
+            f"{words}{other}"
+            for words, other in others
+            if _is_inside(folder, other) or _is_inside(other, folder)
+        ),
+        None,
+    )
 
 
 def _inbox_around(folder: Path, info: ValidationInfo) -> Path | None:

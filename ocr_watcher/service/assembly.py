@@ -160,9 +160,21 @@ def orientation_model(settings: Settings) -> Path | None:
     return models.orientation_file(settings.ocr.model_store)
 
 
-def rules(settings: Settings) -> Rules:
-    """What counts as a document by its name, and how long it must stand still."""
-    return Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+def spool_rules(settings: Settings) -> Rules:
+    """What counts as a document in a spool, where it appears by a rename, whole."""
+    return Rules.of(settings.watch.extensions, settings.watch.ignore, 0.0)
+
+
+def make_spool(spool: Path) -> Path:
+    """Make a spool where it is missing, closed to others. Raises `UnavailableError`."""
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot make the spool {spool}: {error.strerror}",
+            hint="Set it to a folder that this user may write.",
+        ) from error
+    return spool
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:

@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ocr_watcher import __version__, log, names
 from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.keeper import Habits, Keeper
+from ocr_watcher.inbox.ready import rules_of
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
@@ -109,24 +111,28 @@ class Daemon:
         """A keeper for each inbox, which has opened it; one that does not answer is not waited for long."""
         watch = self._settings.watch
         habits = Habits(
-            assembly.rules(self._settings),
+            rules_of(self._settings),
             watch.mode,
             watch.recursive,
             watch.poll_interval_s,
             watch.rescan_interval_s,
             self._settings.queue.max_size,
         )
+        kept = [(inbox, habits) for inbox in watch.inbox]
+        if self._settings.cluster.is_on:
+            spool = assembly.make_spool(self._settings.cluster.spool)
+            kept.append((spool, replace(habits, rules=assembly.spool_rules(self._settings), recursive=True)))
         keepers = tuple(
             Keeper(
                 inbox,
-                habits,
-                claim=lambda inbox: claims.add(inbox, recursive=watch.recursive),
+                its_habits,
+                claim=partial(claims.add, recursive=its_habits.recursive),
                 offer=self._offer,
                 still_busy=self._still_busy,
                 wake=self._bell.ring,
                 log=self._log,
             )
-            for inbox in watch.inbox
+            for inbox, its_habits in kept
         )
         for keeper in keepers:
             keeper.start()
