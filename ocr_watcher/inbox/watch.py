@@ -319,7 +319,9 @@ class Watcher:
         self._threads = {
             thread
             for thread in threading.enumerate()
-            if isinstance(thread, BaseThread) and not isinstance(thread, (EventEmitter, EventDispatcher))
+            if isinstance(thread, BaseThread)
+            and not isinstance(thread, (EventEmitter, EventDispatcher))
+            and thread.is_alive()  # another inbox's may just be starting
         }
         self._watches[inbox] = (watch, identity or (0, 0))
         return ""
