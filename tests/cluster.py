@@ -6,11 +6,9 @@ Each host has folders of its own; all share one. The daemons read with the fake 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

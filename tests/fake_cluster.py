@@ -1,4 +1,4 @@
-"""The real `dispatch` and `bridge`, quicker to notice that something is lost: `python -m tests.fake_cluster …`.
+"""The real `dispatch` and `bridge` with other constants: `python -m tests.fake_cluster bridge …`.
 
 `FAKE_AWAY_S`, `FAKE_LOST_S`, `FAKE_LISTEN_S`, `FAKE_DAEMON_AWAY_S` and `FAKE_SHARE_HUNG_S` take the place of
 the constants of that name; a test sets what it is about.

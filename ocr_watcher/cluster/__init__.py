@@ -1,1 +1,1 @@
-"""More than one machine: `dispatch` offers a shared inbox to a broker, `bridge` brings its jobs to a daemon."""
+"""More than one machine: `dispatch` offers shared folders, `bridge` brings their documents to a daemon."""

@@ -38,6 +38,7 @@ _ENDED_ASIDE: Final = "ocr-ended"
 _QUEUE_PREFIX: Final = "ocr-watcher."
 # No call of the broker takes longer. A broker behind a broken link would hold up everything for ever.
 _SOCKET_TIMEOUT_S: Final = 10.0
+_GOODBYE_S: Final = 1.0
 # How long to wait before a connection is tried again.
 _AGAIN_S: Final = 2.0
 
@@ -267,6 +268,7 @@ class Herald(threading.Thread):
                     events = self._app.events.Dispatcher(
                         connection, hostname=self._name, buffer_while_offline=False
                     )
+                    events.send("worker-online", freq=HEARTBEAT_S, **self._facts())
                     while not self._ends.is_set():
                         while not self._ended.empty():
                             task, outcome = self._ended.get_nowait()
@@ -276,6 +278,7 @@ class Herald(threading.Thread):
                         )
                         self._soon.wait(HEARTBEAT_S)
                         self._soon.clear()
+                    events.send("worker-offline", freq=HEARTBEAT_S, **self._facts())
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 logging.getLogger(__name__).debug("herald: %s", error)
                 self._ends.wait(_AGAIN_S)
@@ -286,6 +289,8 @@ class Herald(threading.Thread):
         self._soon.set()
 
     def stop(self) -> None:
-        """End."""
+        """Say good-bye and end, within a moment where the broker answers."""
         self._ends.set()
         self._soon.set()
+        if self.is_alive():
+            self.join(_GOODBYE_S)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from ocr_watcher import __version__, log, names
 from ocr_watcher.cluster import roots
 from ocr_watcher.cluster.broker import BrokerError, Listener, Sender, make_app
+from ocr_watcher.cluster.courier import End
 from ocr_watcher.cluster.hosts import Hosts
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.window import Window
@@ -43,15 +44,6 @@ if TYPE_CHECKING:
     from ocr_watcher.job import Job
     from ocr_watcher.service.claims import Claims
 
-# How a bridge's word for the end of a job reaches the inbox.
-_OUTCOMES: Final = {
-    "done": Outcome.DONE,
-    "failed": Outcome.FAILED,
-    "gone": Outcome.GONE,
-    "changed": Outcome.RESETTLE,
-    "blocked": Outcome.RETRY,
-    "refused": Outcome.RETRY,
-}
 _TICK_S: Final = 1.0
 # How often lost jobs are looked for, and records of jobs whose end nobody told.
 _LOOK_S: Final = 2.0
@@ -145,13 +137,12 @@ class Dispatch:
     def _claim(self, claims: Claims, root: Path) -> None:
         """Called by the keepers: no other process of this machine works on it, and it has its mark."""
         claims.add(root, recursive=self._settings.watch.recursive)
-        self._shares[root] = roots.mark(root)
+        # Once: where it is unmounted later, its mount point must not get a mark of its own.
+        if not self._shares.get(root):
+            self._shares[root] = roots.mark(root)
 
     def _begin(self) -> None:
-        """Hear who has what, and empty the queues: what was offered before is offered again by the scan."""
-        deadline = self._clock() + _LISTEN_S
-        while not self._stop_reason and self._clock() < deadline:
-            self._bell.wait(deadline - self._clock())
+        """Empty the queues, then hear who has what in hand: the scan offers everything else again."""
         while not self._stop_reason:
             try:
                 purged = self._sender.purge(self._names.values())
@@ -161,14 +152,21 @@ class Dispatch:
             else:
                 self._tell_broker(None)
                 break
-        else:
+        deadline = self._clock() + _LISTEN_S
+        while not self._stop_reason and (self._listened_s() < _LISTEN_S or self._clock() < deadline):
+            self._bell.wait(_BROKER_PAUSE_S)
+        if self._stop_reason:
             return
         for keeper in self._keepers:
             keeper.go()
-        for keeper in self._keepers:
             threading.Thread(target=self._look_at_records, args=(keeper.inbox,), daemon=True).start()
         self._log.info("dispatch.ready", purged=purged, hosts=[host.name for host in self._hosts.present()])
         self._notifier.ready()
+
+    def _listened_s(self) -> float:
+        """How long it was listened without a break."""
+        since = self._listener.since
+        return 0.0 if since is None else self._clock() - since
 
     def _loop(self) -> None:
         """The main thread's work until there is a reason to stop. It never touches a root."""
@@ -220,7 +218,7 @@ class Dispatch:
 
     def _look_for_lost(self) -> None:
         """Give back to their inbox what neither broker nor bridge has. Raises `BrokerError`."""
-        if self._listener.since is None or self._clock() - self._listener.since < _LISTEN_S:
+        if self._listened_s() < _LISTEN_S:
             return  # nothing was heard yet: nobody is known to have anything
         queued = self._sender.queued(self._names.values())
         for job in self._window.look(self._hosts.in_hand(), queued):
@@ -316,8 +314,8 @@ class Dispatch:
         self._hosts.leave(host)
 
     def _on_ended(self, task: str, outcome: str) -> None:
-        if outcome in _OUTCOMES:
-            self._ends.put((task, _OUTCOMES[outcome]))
+        with suppress(ValueError):  # "": it goes on without the broker
+            self._ends.put((task, End(outcome).outcome))
             self._bell.ring()
 
     def _stop(self, reason: str, code: ExitCode) -> None:

@@ -1,7 +1,7 @@
 """The shared folders, by name, and how a host knows that it sees the real one.
 
-An unmounted share is an empty folder, in which every document looks as if it were gone. So the dispatcher puts
-a small file with a random identity into each root, and who takes a job first looks whether it is there.
+An unmounted share is an empty folder, in which every document looks as if it were gone. So the dispatcher
+puts a small file with a random identity into each root, and who takes a job first looks whether it is there.
 """
 
 from __future__ import annotations

@@ -10,26 +10,30 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ocr_watcher import names
 from ocr_watcher.cluster.message import Message
-from ocr_watcher.errors import UnavailableError
+from ocr_watcher.errors import AccessError, UnavailableError
 from ocr_watcher.inbox import records
-from ocr_watcher.inbox.files import FOLDER
-from ocr_watcher.inbox.records import RecordState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from io import BufferedReader
     from pathlib import Path
 
-# Folders that are there from the start. More are made where long documents are set aside; the daemon finds a new
-# folder by a scan, which takes a second.
-_FOLDERS: Final = 8
+    from ocr_watcher.inbox.records import RecordState
+
+FOLDERS: Final = 8
+"""Documents that may be in the spool at the same time. The folders are there from the start: the daemon would
+find a new one by a scan, which takes a second."""
 _BLOCK_BYTES: Final = 1 << 20
+
+
+class SpoolError(Exception):
+    """The spool takes nothing, or cannot be read: no space, no permission, an I/O error."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,10 @@ class Spool:
         """Make the folders, and be the only bridge on them. Raises `UnavailableError`."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(
-                self.folder / names.BRIDGE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            for number in range(_FOLDERS):
-                (self.folder / str(number)).mkdir(mode=0o700, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._lock = os.open(self.folder / names.BRIDGE_LOCK, flags, 0o600)
+            for folder in self._folders():
+                folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise UnavailableError(
                 f"cannot write the spool {self.folder}: {error.strerror}",
@@ -91,71 +94,91 @@ class Spool:
     # -- errands -------------------------------------------------------------------------------
 
     def errands(self) -> list[Errand]:
-        """Everything that is in the spool; folders whose errand cannot be understood are cleared. Raises OSError."""
+        """Everything that is in the spool. What cannot be understood is cleared. Raises `SpoolError`."""
         found = []
-        for folder in self._folders():
-            message = _read(folder)
-            if message is not None:
-                found.append(Errand(message, folder))
-            else:
-                _clear(folder)
+        with _as_spool_error():
+            for folder in self._folders():
+                message = _read(folder)
+                if message is not None:
+                    found.append(Errand(message, folder))
+                else:
+                    _clear(folder)
         return found
 
     def begin(self, message: Message) -> Errand:
-        """Take a folder for a document. Raises OSError."""
-        folder = next(
-            (folder for folder in self._folders() if not os.path.lexists(folder / names.ERRAND)), None
-        )
-        if folder is None:
-            folder = self.folder / str(len(self._folders()))
-            folder.mkdir(mode=0o700)
-        _clear(folder)
-        _write(folder / names.ERRAND, json.dumps(message.as_dict()).encode("ascii"))
-        return Errand(message, folder)
+        """Take a folder for a document. Raises `SpoolError`, also where none is free."""
+        with _as_spool_error():
+            for folder in self._folders():
+                if not os.path.lexists(folder / names.ERRAND):
+                    _clear(folder)
+                    _write(folder / names.ERRAND, json.dumps(message.as_dict()).encode("ascii"))
+                    return Errand(message, folder)
+        raise SpoolError("every folder of the spool is taken")
 
     def bring(self, errand: Errand, original: BufferedReader) -> bool:
         """Copy the document in, with its time, flush it, and show it to the daemon; False where it changed.
 
-        Raises OSError.
+        Raises `AccessError` where it cannot be read, and `SpoolError`.
         """
-        stamp = errand.message.stamp
         temporary = errand.folder / names.temporary()
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            size_bytes = 0
-            while block := original.read(_BLOCK_BYTES):
-                size_bytes += len(block)
-                view = memoryview(block)
-                while view:
-                    view = view[os.write(fd, view) :]
-            status = os.fstat(original.fileno())
-            if (status.st_size, status.st_mtime_ns) != stamp or size_bytes != stamp.size_bytes:
-                os.unlink(temporary)
-                return False
-            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, errand.path)
+        with _as_spool_error():
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                status = _copy(original, fd)
+                if (status.st_size, status.st_mtime_ns) != errand.message.stamp:
+                    return False
+                os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+                written = os.fstat(fd)
+                if (written.st_size, written.st_mtime_ns) != errand.message.stamp:
+                    raise SpoolError("the file system of the spool does not keep a file's time")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, errand.path)
         return True
 
-    def end(self, errand: Errand) -> None:
-        """Remove everything of an errand. Raises OSError."""
-        _clear(errand.folder, first=errand.message.name)
-        os.unlink(errand.folder / names.ERRAND)
+    @staticmethod
+    def end(errand: Errand) -> None:
+        """Remove everything of an errand. What the daemon has in hand ends without a record.
+
+        Raises `SpoolError`.
+        """
+        with _as_spool_error():
+            # The document first: a record that goes before it would have it read again.
+            with suppress(FileNotFoundError):
+                os.unlink(errand.path)
+            _clear(errand.folder)
+            with suppress(FileNotFoundError):
+                os.unlink(errand.folder / names.ERRAND)
 
     def _folders(self) -> list[Path]:
-        return sorted(
-            (self.folder / name for name in os.listdir(self.folder) if name.isdigit()),
-            key=lambda folder: int(folder.name),
-        )
+        return [self.folder / str(number) for number in range(FOLDERS)]
 
 
-def _clear(folder: Path, first: str | None = None) -> None:
-    """Remove all but the errand; `first` goes first: a document without its record would be read again."""
-    if first is not None:
-        with suppress(FileNotFoundError):
-            os.unlink(folder / first)
+@contextmanager
+def _as_spool_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SpoolError(error.strerror or str(error)) from error
+
+
+def _copy(original: BufferedReader, fd: int) -> os.stat_result:
+    """Copy a file; returns its status after that. Raises `AccessError`, and OSError for the copy."""
+    while True:
+        try:
+            block = original.read(_BLOCK_BYTES)
+            if not block:
+                return os.fstat(original.fileno())
+        except OSError as error:
+            raise AccessError(f"cannot read the document: {error.strerror}") from error
+        view = memoryview(block)
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def _clear(folder: Path) -> None:
+    """Remove all but the errand."""
     for name in os.listdir(folder):
         if name != names.ERRAND:
             with suppress(FileNotFoundError):
@@ -165,7 +188,7 @@ def _clear(folder: Path, first: str | None = None) -> None:
 def _read(folder: Path) -> Message | None:
     try:
         return Message.from_dict(json.loads((folder / names.ERRAND).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from ocr_watcher.job import Job
 
 LOST_S: Final = 15.0
-"""How long a job may be neither in the broker's queue nor in a bridge's heartbeat: on its way between them."""
-# A queue that is never empty hides a lost message; so after this long a job is offered again anyway. Where it
-# was not lost it is in the broker twice, and the second one ends at once.
+"""How long a job may be neither in the broker nor in a bridge's heartbeat: on its way between them."""
+# A queue that is never empty hides a lost message; so after this long a job is offered again anyway. Where
+# it was not lost it is in the broker twice, and the second one ends at once.
 _LONGEST_S: Final = 3600.0
 
 
 @dataclass
 class _Offered:
-    """A job in the window. `unseen_at` is since when (monotonic s) no bridge has it; None before it is sent."""
+    """A job in the window. `unseen_at` is since when (monotonic s) no bridge is known to have it."""
 
     job: Job
     message: Message
@@ -88,7 +88,7 @@ class Window:
 
         Args:
             in_hand: identity and holder of what the bridges have.
-            queued: how many messages each root's queue holds; a root whose queue cannot be asked is not in it.
+            queued: how many messages each root's queue holds.
         """
         held = dict(in_hand)
         now = self._clock()
@@ -104,7 +104,7 @@ class Window:
                 unseen_s = now - one.unseen_at
                 # Whose bridge went away is not waited for: the broker would deliver it only much later.
                 empty = queued.get(one.message.root) == 0
-                if unseen_s > LOST_S and (empty or one.holder) or unseen_s > _LONGEST_S:
+                if (unseen_s > LOST_S and (empty or one.holder)) or unseen_s > _LONGEST_S:
                     del self._offered[task]
                     lost.append(one.job)
         return lost

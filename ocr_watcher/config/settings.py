@@ -340,7 +340,7 @@ def _root_name(value: str) -> str:
 
 
 class ClusterSettings(Section):
-    """Work on several machines. `roots` are the shared folders: a name that all hosts know, and where it is here.
+    """Work on several machines. `roots` are the shared folders: a name all hosts know, and where it is here.
 
     `spool` is where a bridge puts what the daemon of its host is to read.
     """
