@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 SERVER = "redis-server"
+# Quick to notice what is lost; a heartbeat still has a tenth of the time that one may be away.
+QUICK = {
+    "FAKE_HEARTBEAT_S": "0.2",
+    "FAKE_AWAY_S": "3",
+    "FAKE_LOST_S": "2",
+    "FAKE_LISTEN_S": "1",
+    "FAKE_DAEMON_AWAY_S": "5",
+}
 
 
 def why_not() -> str:
@@ -180,7 +188,7 @@ def cluster(
     """A broker, a dispatcher and hosts, all started; everything ends with the block."""
     share = folder / "share"
     share.mkdir()
-    made = Cluster(folder, Redis(folder), share, sections, dict(environment or {}))
+    made = Cluster(folder, Redis(folder), share, sections, {**QUICK, **(environment or {})})
     try:
         for _ in range(hosts):
             made.add_host()

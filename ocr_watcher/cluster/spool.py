@@ -102,7 +102,7 @@ class Spool:
                 if message is not None:
                     found.append(Errand(message, folder))
                 else:
-                    _clear(folder)
+                    _clear(folder, with_errand=True)
         return found
 
     def begin(self, message: Message) -> Errand:
@@ -177,10 +177,10 @@ def _copy(original: BufferedReader, fd: int) -> os.stat_result:
             view = view[os.write(fd, view) :]
 
 
-def _clear(folder: Path) -> None:
-    """Remove all but the errand."""
+def _clear(folder: Path, *, with_errand: bool = False) -> None:
+    """Remove everything, or all but the errand."""
     for name in os.listdir(folder):
-        if name != names.ERRAND:
+        if with_errand or name != names.ERRAND:
             with suppress(FileNotFoundError):
                 os.unlink(folder / name)
 
