@@ -103,6 +103,8 @@ class Host:
     bridge: Process | None = None
 
     def start_daemon(self) -> Process:
+        if self.daemon is not None:
+            self.daemon.close()
         self.daemon = Process(
             ["-m", "tests.fake_daemon", "run", "-c", "config.yaml"], self.folder, self.environment
         )
@@ -111,6 +113,8 @@ class Host:
     def start_bridge(self, prefix: Sequence[str] = ()) -> Process:
         home = self.folder / "bridge"
         home.mkdir(exist_ok=True)
+        if self.bridge is not None:
+            self.bridge.close()
         self.bridge = Process(
             ["-m", "tests.fake_cluster", "bridge", "--name", self.name, "-c", "../config.yaml"],
             home,
@@ -160,6 +164,8 @@ class Cluster:
         home = self.folder / "dispatch"
         if not home.exists():
             self.config("dispatch")
+        if self.dispatcher is not None:
+            self.dispatcher.close()
         self.dispatcher = Process(
             ["-m", "tests.fake_cluster", "dispatch", "-c", "config.yaml"], home, self.environment
         )
