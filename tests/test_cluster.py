@@ -166,7 +166,7 @@ def test_a_frozen_host_does_no_harm_when_it_thaws(tmp_path: Path) -> None:
 
 
 def test_a_host_that_is_cut_off_from_the_share_leaves_the_jobs_to_others(tmp_path: Path) -> None:
-    with cluster(tmp_path, hosts=0, environment={"FAKE_READ_S": "0.2"}) as made:
+    with cluster(tmp_path, hosts=0, environment={"FAKE_READ_S": "0.2", "FAKE_SHARE_HUNG_S": "2"}) as made:
         for number in (1, 2):
             (tmp_path / f"mount{number}").symlink_to(made.share)
             made.sections["cluster"] = {"roots": {"scans": str(tmp_path / f"mount{number}")}}

@@ -70,6 +70,7 @@ class ShareKeeper(threading.Thread):
         super().__init__(name=f"share {root}", daemon=True)
         self.root = root
         self.obstacle = ""  # why no jobs of it can be done, in words
+        self._obstacle_since = 0.0
         self.share = ""  # the identity that it must have, as the last job told
         self.seen_at = time.monotonic()
         self._courier = courier
@@ -98,13 +99,24 @@ class ShareKeeper(threading.Thread):
         """Whether a call on the share has not come back for so long."""
         return time.monotonic() - self.seen_at > seconds
 
+    def is_away(self, seconds: float) -> bool:
+        """Whether the share hangs, or there was something else in the way, for so long."""
+        in_the_way = bool(self.obstacle) and time.monotonic() - self._obstacle_since > seconds
+        return in_the_way or self.is_silent(seconds)
+
+    def note(self, obstacle: str) -> None:
+        """Something is in the way; or nothing is, where it is empty."""
+        if not self.obstacle:
+            self._obstacle_since = time.monotonic()
+        self.obstacle = obstacle
+
     def _look_at_share(self) -> None:
         try:
             self._courier.see(self.root, self.share)
         except CutOffError as error:
-            self.obstacle = str(error)
+            self.note(str(error))
         else:
-            self.obstacle = ""
+            self.note("")
 
     def _look_after(self, task: str, *, with_originals: bool) -> None:
         errand = self._aside.take(task)

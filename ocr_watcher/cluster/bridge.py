@@ -50,7 +50,7 @@ _LOOK_AT_ORIGINAL_S: Final = 5.0
 _DAEMON_AWAY_S = 30.0
 # How long nothing is taken after the spool took nothing.
 _SPOOL_PAUSE_S: Final = 10.0
-# A call on a share that has not come back for so long hangs: what it is about counts as nobody's.
+# What waits for a share that hangs, or is away, for so long counts as nobody's: another host may do it.
 _SHARE_HUNG_S = 60.0
 # The job in hand is waited for so long when the bridge is to stop.
 _STOP_DEADLINE_S: Final = 8.0
@@ -175,7 +175,7 @@ class Bridge:
             try:
                 errand, end = self._courier.fetch(message)
             except CutOffError as error:
-                share.obstacle = str(error)
+                share.note(str(error))
                 self._open_and_close()
                 raise NotTakenError(str(error)) from error
             except SpoolError as error:
@@ -288,8 +288,14 @@ class Bridge:
         since = self._on_share_since
         hangs = since is not None and time.monotonic() - since > _SHARE_HUNG_S
         in_hand = [self._in_hand] if self._in_hand and not hangs else []
+        aside = [
+            task
+            for root, share in self._shares.items()
+            if not share.is_away(_SHARE_HUNG_S)
+            for task in self._aside.tasks(root)
+        ]
         return Beat(
-            tasks=(*in_hand, *self._aside.tasks()),
+            tasks=(*in_hand, *aside),
             daemon=self._daemon.works(),
             queue=told.queue.size if told.queue is not None else 0,
             rss_mb=told.rss_mb or 0.0,

@@ -218,9 +218,9 @@ class Dispatch:
 
     def _look_for_lost(self) -> None:
         """Give back to their inbox what neither broker nor bridge has. Raises `BrokerError`."""
+        queued = self._sender.queued(self._names.values())  # always: so it is known whether the broker answers
         if self._listened_s() < _LISTEN_S:
             return  # nothing was heard yet: nobody is known to have anything
-        queued = self._sender.queued(self._names.values())
         for job in self._window.look(self._hosts.in_hand(), queued):
             self.lost += 1
             self._log.info("job.lost", path=job.path, message="no host has it: it is offered again")
