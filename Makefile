@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run test test-long test-systemd test-openvino openvino heic bench check format lock models install uninstall clean help
+.PHONY: run test test-long test-systemd test-openvino test-heic openvino heic bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -36,6 +36,9 @@ test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, s
 test-openvino: $(INSTALLED) .bench/openvino/.installed ## run the tests of ocr.provider: openvino
 	@$(BIN)/ocr-watcher models pull PP-OCRv6_small PP-OCRv6_tiny
 	PYTHONPATH=.bench/openvino $(BIN)/python -m pytest tests/test_inference.py tests/test_cli.py::test_a_ceiling_is_never_passed_and_never_fatal $(ARGS)
+
+test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
+	PYTHONPATH=.bench/heic $(BIN)/python -m pytest tests/test_helped.py $(ARGS)
 
 openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor computes in bf16
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock
@@ -79,7 +82,7 @@ lock: $(INSTALLED) ## resolve the dependencies anew
 		--custom-compile-command "make lock" requirements-heic.in -o requirements-heic.lock
 
 clean: ## remove what the targets made, but no image, result or log
-	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/plot .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/heic .bench/plot .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (paddlepaddle 3.2.2 has no wheels for others)"; exit 69; }
@@ -99,6 +102,12 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	@rm -rf $(@D)
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
 		--target $(@D) -r requirements-openvino.lock
+	@touch $@
+
+.bench/heic/.installed: requirements-heic.lock | $(INSTALLED)
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+		--target $(@D) -r requirements-heic.lock
 	@touch $@
 
 # Benchmarks draw with it. Not in $(VENV): PaddleX would import it at every start.

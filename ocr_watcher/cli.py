@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ocr_watcher import __version__, config
-from ocr_watcher.errors import ExitCode, OcrWatcherError, ServiceError
+from ocr_watcher import __version__, config, names
+from ocr_watcher.errors import ExitCode, OcrWatcherError, ServiceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         help="images, their error records, or folders",
     )
     which.add_argument("--all", action="store_true", help="every file that failed")
+    export = verb("export", _export, "make further outputs of finished documents, without reading them again")
+    export.add_argument(
+        "--format",
+        required=True,
+        metavar="F[,F]",
+        help=f"{', '.join(names.OUTPUT_SUFFIXES)}",
+    )
+    export.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="documents, their sidecars, or folders of them"
+    )
     store = verbs.add_parser(
         "models", parents=[configured], help="the model store", description="The model store."
     )
@@ -389,6 +399,31 @@ def _retry(asked: argparse.Namespace) -> int:
     return ExitCode.SOME_FAILED if outcome.refused else ExitCode.OK
 
 
+def _export(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+    from ocr_watcher.log import one_line
+    from ocr_watcher.service import assembly
+    from ocr_watcher.verbs import configuration, export
+
+    kinds = [kind.strip() for kind in asked.format.split(",") if kind.strip()]
+    for kind in kinds:
+        if kind not in names.OUTPUT_SUFFIXES:
+            raise UsageError(
+                f"there is no format {kind}", hint=f"The formats are {', '.join(names.OUTPUT_SUFFIXES)}."
+            )
+    settings = configuration.load(asked.config)
+    log.set_up(settings.logging.level, None, settings.logging.max_mb, settings.logging.backups)
+    outcome = export.export(
+        settings, assembly.decode_limits(settings), list(dict.fromkeys(kinds)), asked.paths
+    )
+    print(f"{outcome.done} done, {len(outcome.refused)} failed")
+    for path, why in list(outcome.refused.items())[:_MAX_SHOWN]:
+        print(f"  failed: {one_line(path)}: {one_line(why)}", file=sys.stderr)
+    if len(outcome.refused) > _MAX_SHOWN:
+        print(f"  … and {len(outcome.refused) - _MAX_SHOWN} more", file=sys.stderr)
+    return ExitCode.SOME_FAILED if outcome.refused else ExitCode.OK
+
+
 def _models_list(asked: argparse.Namespace) -> int:
     from ocr_watcher.ocr import models
 
@@ -424,6 +459,8 @@ def _models_pull(asked: argparse.Namespace) -> int:
             return ExitCode.OK
         if settings.ocr.orientation == "auto":
             names.append(models.ORIENTATION)
+        if settings.ocr.upside_down_lines:
+            names.append(models.LINE_ORIENTATION)
     brought = models.pull(
         names, settings.ocr.model_store, progress=lambda text: print(text, file=sys.stderr, flush=True)
     )

@@ -38,11 +38,16 @@ def line_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a line; fields as in `Line`."""
+    """One word of a line; fields as in `Line`. Its polygon begins at the top left of the text itself."""
 
     text: str
     score: float
     polygon: Polygon
+
+    @property
+    def box(self) -> Box:
+        """Upright rectangle around the polygon."""
+        return box_around(self.polygon)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Page:
         scale: Size of what the engine saw / size of the source, along the longer side; at most 1. 1 where
             nobody had to look.
         lines: In reading order; polygons in pixels of the source page.
+        text: What a person would type (`ocr.order.text_of`): each row on a line, a tab between its pieces.
         limited: It was read smaller than the settings say, for want of memory.
         read_from: By looking at it, or out of a PDF's text layer.
         turned_deg: Clockwise turn that makes the text upright: 0, 90, 180 or 270.
@@ -100,21 +106,12 @@ class Page:
     height_px: int
     scale: float
     lines: tuple[Line, ...]
+    text: str
     limited: bool = False
     read_from: ReadFrom = "pixels"
     turned_deg: int = 0
     dpi: float | None = None
     error: PageError | None = None
-
-    @property
-    def text(self) -> str:
-        r"""Text of the lines, joined with "\n"; empty where there are none."""
-        return text_of(self.lines)
-
-
-def text_of(lines: Iterable[Line]) -> str:
-    r"""Text of the lines, joined with "\n"; empty where there are none."""
-    return "\n".join(line.text for line in lines)
 
 
 @dataclass(frozen=True)
@@ -124,6 +121,16 @@ class Source:
     name: str
     stamp: Stamp
     sha256: str | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A further output of a document: its format, its file name, and what its bytes are."""
+
+    format: str
+    name: str
+    size_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,8 @@ class Document:
     """Everything that was read from one file, and how.
 
     `pages` can be gone through more than once. Of a long document they come from the state folder one by one,
-    so that memory does not grow with their number. `warnings` are codes: `page_limited`, `page_failed`.
+    so that memory does not grow with their number. `warnings` are codes: `page_limited`, `page_failed`,
+    `output_skipped`.
     """
 
     source: Source
@@ -170,3 +178,4 @@ class Document:
     timing: Timing
     memory: MemoryUse
     warnings: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()

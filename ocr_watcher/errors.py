@@ -212,11 +212,20 @@ class StateError(OutputError):
 
 
 class OutputExistsError(FileError):
-    """A JSON file of somebody else has the sidecar's name."""
+    """A file of somebody else has the name of the sidecar or of another output."""
 
     code = "output_exists"
     transient = True
-    hint = "Move that JSON file away or rename the image; ocr-watcher replaces only files it wrote itself."
+    hint = "Move that file away or rename the document; ocr-watcher replaces only files it wrote itself."
+
+    def __init__(self, message: str, *, hint: str | None = None, kind: str = "") -> None:
+        """`kind` is the format of the output whose name the file has; empty where that is the sidecar's."""
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class OutputNotPossibleError(OcrWatcherError):
+    """A format cannot hold this document; its others are written. Only ever logged."""
 
 
 # -- the whole program -------------------------------------------------------------------------

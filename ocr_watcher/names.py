@@ -9,7 +9,11 @@ import hashlib
 import os
 import re
 import secrets
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def printable(name: str) -> str:
@@ -49,13 +53,48 @@ def is_in_reach(path: str) -> bool:
 
 def records_of(document: str) -> RecordNames:
     """The names of the two records of `document` (a file name, no path)."""
-    longest = MAX_NAME_BYTES - len(ERROR_SUFFIX)
+    stem = _shortened(document, MAX_NAME_BYTES - len(ERROR_SUFFIX))
+    return RecordNames(stem + SIDECAR_SUFFIX, stem + ERROR_SUFFIX)
+
+
+def _shortened(name: str, longest: int) -> str:
+    """A name of at most `longest` bytes; a longer one ends in a digest of the whole."""
     # A character takes four bytes at most: nearly every name is told by its length.
-    if len(document) > longest // 4 and len(raw := os.fsencode(document)) > longest:
+    if len(name) > longest // 4 and len(raw := os.fsencode(name)) > longest:
         digest = hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS]
         # "ignore": the cut may fall into a multi-byte character
-        document = raw[: longest - 1 - _DIGEST_DIGITS].decode("utf-8", "ignore") + "~" + digest
-    return RecordNames(document + SIDECAR_SUFFIX, document + ERROR_SUFFIX)
+        return raw[: longest - 1 - _DIGEST_DIGITS].decode("utf-8", "ignore") + "~" + digest
+    return name
+
+
+OUTPUT_SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "txt": ".txt",
+        "hocr": ".hocr",
+        "alto": ".alto.xml",
+        "tsv": ".tsv",
+        "pdf": ".ocr.pdf",
+        "overlay": ".overlay.jpg",
+    }
+)
+"""What is added to a document's name for each further output, by format."""
+_ANY_OUTPUT: Final = tuple(OUTPUT_SUFFIXES.values())
+_LONGEST_SUFFIX: Final = max(map(len, _ANY_OUTPUT))
+
+
+def output_of(document: str, kind: str) -> str:
+    """The name of an output of `document` (a file name, no path); `kind` is a key of `OUTPUT_SUFFIXES`."""
+    return _shortened(document, MAX_NAME_BYTES - _LONGEST_SUFFIX) + OUTPUT_SUFFIXES[kind]
+
+
+def in_the_way(document: str) -> tuple[str, ...]:
+    """Names of its sidecar and outputs: a file of somebody else that has one of them blocks the document."""
+    return records_of(document).sidecar, *(output_of(document, kind) for kind in OUTPUT_SUFFIXES)
+
+
+def is_output(name: str) -> bool:
+    """Whether a file of this name may be a further output, which is never read as a document."""
+    return name.lower().endswith(_ANY_OUTPUT)
 
 
 def is_record(name: str) -> bool:
@@ -82,6 +121,7 @@ def is_shortened(document: str) -> bool:
 # killed one from files in the making. (A process id would not do: in a container it is always 1.)
 _TOKEN = secrets.token_hex(4)
 _TEMPORARY_PREFIX: Final = ".ocr-watcher-"
+_CLAIM_SUFFIX: Final = ".claim"
 _TEMPORARY = re.compile(r"\.ocr-watcher-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
 
 
@@ -91,11 +131,22 @@ def temporary() -> str:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether `name` is a temporary file of another process, which may have been killed."""
+    """Whether `name` is a temporary file of another process, which may have been killed, or any claim."""
     if not name.startswith(_TEMPORARY_PREFIX):  # quick, and asked of every name
         return False
     match = _TEMPORARY.fullmatch(name)
-    return match is not None and match[1] != _TOKEN
+    return match[1] != _TOKEN if match is not None else is_claim(name)
+
+
+def claim_of(document: str) -> str:
+    """The file that says, while outputs of `document` are put in place, that they are ours."""
+    digest = hashlib.sha256(os.fsencode(document)).hexdigest()[:_DIGEST_DIGITS]
+    return f"{_TEMPORARY_PREFIX}{digest}{_CLAIM_SUFFIX}"
+
+
+def is_claim(name: str) -> bool:
+    """Whether `name` is that of a claim."""
+    return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_CLAIM_SUFFIX)
 
 
 # -- on a share and in the spool of a bridge ---------------------------------------------------

@@ -28,7 +28,7 @@ def model_store() -> Path:
     """A store with the models the tests read with: the user's own, filled when it lacks them."""
     store = os.environ.get("OCR_WATCHER_MODEL_STORE") or "~/.cache/ocr-watcher/models"
     path = Path(store).expanduser()
-    models.pull(["PP-OCRv6_small", "PP-OCRv5_mobile", models.ORIENTATION], path)
+    models.pull(["PP-OCRv6_small", "PP-OCRv5_mobile", *models.FURTHER], path)
     return path
 
 

@@ -1,8 +1,8 @@
 """The real `dispatch` and `bridge` with other constants: `python -m tests.fake_cluster bridge …`.
 
 `FAKE_HEARTBEAT_S`, `FAKE_AWAY_S`, `FAKE_LOST_S`, `FAKE_LISTEN_S`, `FAKE_DAEMON_AWAY_S`, `FAKE_SHARE_HUNG_S`
-and `FAKE_PATIENCE_S` take the place of the constants of that name. `FAKE_CLOCK_S` is by how much this process's
-wall clock is wrong.
+and `FAKE_PATIENCE_S` take the place of the constants of that name. `FAKE_CLOCK_S` is by how much the wall
+clock of this process is wrong.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the h
 `FAKE_DIES` is the thread (`dispatcher`, `reader`, `emitter`, `consumer`) that ends at the next event or job
 once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
 at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again, `FAKE_TURN_S`
-how long a document may keep others waiting, `FAKE_HUNG_S` how long an inbox may be silent; with `FAKE_TICKS`
+how long a document may keep others waiting, `FAKE_HUNG_S` how long an inbox may be silent
+(a quarter of it at the start, to say where its path leads); with `FAKE_TICKS`
 the longest turn of the main loop and of the keepers' loops so far (s) is in files `ticks-…`; the process
 `FAKE_STOP` is stopped when an open file is about to be read, once for each file `hang` in the working folder.
 """
@@ -31,6 +32,7 @@ from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyFD
 
 from ocr_watcher import cli
+from ocr_watcher.config import real_path
 from ocr_watcher.inbox import intake, keeper, watch
 from ocr_watcher.jobs import attempt
 from ocr_watcher.jobs.worker import Worker
@@ -140,11 +142,12 @@ def _set_up() -> None:
         intake._FIRST_PAUSE_S = float(pause)
     if hung := os.environ.get("FAKE_HUNG_S"):
         daemon._HUNG_S = float(hung)
+        real_path._PATIENCE_S = float(hung) / 4
     if "FAKE_TICKS" in os.environ:
         _time_turns(daemon.Daemon, "_tick")
         _time_turns(keeper.Keeper, "_tick")
     if pid := os.environ.get("FAKE_STOP"):
-        _before(attempt.Attempt, "_read", lambda *_: _stop(int(pid)))
+        _before(attempt.Attempt, "_open", lambda *_: _stop(int(pid)))
     if turn := os.environ.get("FAKE_TURN_S"):
         attempt._TURN_S = float(turn)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-CALLS = ("open", "write", "fsync", "rename", "replace", "unlink")
+CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "setxattr")
 ERRORS = ("ENOSPC", "EIO", "EACCES", "MemoryError")
 
 _SQLITE_SAYS = {

@@ -132,8 +132,8 @@ class Life:
             while path.name + ".json" not in self.records():
                 time.sleep(0.001)
             die(pid)
-            path.unlink()
-            path.with_name(path.name + ".json").unlink()
+            for its in self.inbox.glob(f"{path.name}*"):
+                its.unlink()
         return (time.monotonic() - began) / 3
 
     def begun(self) -> int:
@@ -142,6 +142,12 @@ class Life:
             return (self.home / "stderr").read_text().count('"daemon.starting"')
         except FileNotFoundError:
             return 0
+
+    def files(self) -> list[str]:
+        """Every file of the inbox and of the trees beside it."""
+        trees = (self.home / tree for tree in ("inbox", "text", "archive"))
+        found = (path for tree in trees for path in tree.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.home)) for path in found)
 
     def records(self) -> set[str]:
         """Names of all records."""
@@ -206,23 +212,33 @@ def kills(home: Path, count: int, files: int, seed: int) -> dict[str, object]:
 def steps(home: Path) -> dict[str, object]:
     """The process dies at every call of the line in turn; each time a second one finishes the work."""
     deaths: list[str] = []
+    undisturbed = _new_life(home, 0)
+    undisturbed.drain()
+    expected = undisturbed.files()
     nth = 0
     while True:
         nth += 1
-        folder = home / str(nth)
-        (folder / "inbox").mkdir(parents=True)
-        (folder / "config.yaml").write_text((home / "config.yaml").read_text())
-        life = Life(folder, 0.0)
-        image(life.inbox / "good.png", 7)
-        (life.inbox / "bad.png").write_text("no image")
+        life = _new_life(home, nth)
         if life.drain(Faults(nth, "death")) != -signal.SIGKILL:
-            return {"deaths": nth - 1, "wrong": deaths}
+            return {"deaths": nth - 1, "files": expected, "wrong": deaths}
         life.drain()
-        there = sorted(os.listdir(life.inbox))
-        if there != ["bad.png", "bad.png.error.json", "good.png", "good.png.json"]:
+        there = life.files()
+        if there != expected:
             deaths.append(f"death {nth}: {there}")
         if len(life.reads()) > 2:
             deaths.append(f"death {nth}: read {len(life.reads())} times")
+
+
+def _new_life(home: Path, number: int) -> Life:
+    """The same configuration and documents in a folder of their own."""
+    folder = home / str(number)
+    for tree in ("inbox", "text", "archive"):
+        (folder / tree).mkdir(parents=True)
+    (folder / "config.yaml").write_text((home / "config.yaml").read_text())
+    life = Life(folder, 0.0)
+    image(life.inbox / "good.png", 7)
+    (life.inbox / "bad.png").write_text("no image")
+    return life
 
 
 def stops(home: Path, count: int, seed: int) -> dict[str, object]:

@@ -39,6 +39,9 @@ _VALIDATOR = jsonschema.Draft202012Validator(
     sidecar.schema(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
 )
 
+# Behind this checkout what the tests were told to find, such as OpenVINO or the decoder of HEIC.
+_PYTHONPATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+
 
 @dataclass
 class Clock:
@@ -164,13 +167,6 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
-def _python_path() -> str:
-    """This checkout first, then what the tests themselves were given (an extra that is not installed)."""
-    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
-        os.pathsep
-    )
-
-
 class Process:
     """A daemon in a process of its own, its log lines parsed as they come."""
 
@@ -187,7 +183,7 @@ class Process:
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": _PYTHONPATH, **(environment or {})},
         )
 
     @property

@@ -67,7 +67,7 @@ def test_three_hosts_read_what_is_dropped_into_the_share(tmp_path: Path) -> None
 def test_a_bridge_that_is_killed_goes_on_with_what_its_daemon_reads(tmp_path: Path) -> None:
     with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "2"}) as made:
         (image,) = drop(made, 1)
-        until(lambda: made.reads())
+        until(made.reads)
         host = next(host for host in made.hosts if host.name == made.reads()[0][0])
         kill(host.bridge)
         host.start_bridge().wait_for("bridge.resumed")
@@ -78,7 +78,7 @@ def test_a_bridge_that_is_killed_goes_on_with_what_its_daemon_reads(tmp_path: Pa
 def test_a_host_that_dies_is_replaced_by_another(tmp_path: Path) -> None:
     with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "1"}) as made:
         images = drop(made, 4)
-        until(lambda: made.reads())
+        until(made.reads)
         host = next(host for host in made.hosts if host.name == made.reads()[0][0])
         kill(host.daemon)
         kill(host.bridge)
@@ -105,8 +105,8 @@ def test_a_host_without_its_daemon_takes_no_jobs_and_gives_back_the_one_in_hand(
 def test_a_dispatcher_that_is_killed_has_nothing_read_twice(tmp_path: Path) -> None:
     with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "0.3"}) as made:
         images = drop(made, 30)
-        for _ in range(2):
-            until(lambda before=len(made.reads()): len(made.reads()) > before + 2)
+        for before in (0, 10):
+            until(lambda before=before: len(made.reads()) > before + 2)
             kill(made.dispatcher)
             made.start_dispatcher()
         all_read(images)
@@ -149,7 +149,7 @@ def test_a_frozen_host_does_no_harm_when_it_thaws(tmp_path: Path) -> None:
     sections = {"cluster": {"visibility_timeout_s": 4}}
     with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "0.5"}, **sections) as made:
         images = drop(made, 8)
-        until(lambda: made.reads())
+        until(made.reads)
         host = next(host for host in made.hosts if host.name == made.reads()[0][0])
         frozen = [process for process in (host.daemon, host.bridge) if process is not None]
         for process in frozen:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ocr_watcher import names
-from ocr_watcher.cluster import roots
+from ocr_watcher.cluster import courier, roots
 from ocr_watcher.cluster.courier import Courier, CutOffError, End
 from ocr_watcher.cluster.hosts import AWAY_S, Beat, Hosts
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.spool import FOLDERS, Errand, Spool, SpoolError
 from ocr_watcher.cluster.window import LOST_S, Window
-from ocr_watcher.document import Document, EngineFacts, Line, MemoryUse, Page, Source, Timing
+from ocr_watcher.document import Document, EngineFacts, Line, MemoryUse, Output, Page, Source, Timing
 from ocr_watcher.errors import TruncatedError
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.job import Job, Outcome, Stamp
 from ocr_watcher.outputs import sidecar
@@ -198,6 +202,8 @@ def test_a_mark_of_somebody_else_is_none(tmp_path: Path) -> None:
     assert roots.identity_of(tmp_path) == ""
 
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 # -- courier and spool --------------------------------------------------------------------------
 
 
@@ -207,7 +213,13 @@ class Place:
 
     share: Path
     spool: Spool
-    courier: Courier
+    folder: Path | None = None
+    archive: Path | None = None
+
+    @property
+    def courier(self) -> Courier:
+        places = Places((self.share,), self.folder, self.archive, root_names=("scans",))
+        return Courier({"scans": self.share}, places, self.spool, RULES)
 
     def drop(self, name: str = "scan.png", content: bytes = b"picture") -> Message:
         path = self.share / name
@@ -217,7 +229,8 @@ class Place:
 
     def message(self, path: Path) -> Message:
         parts = path.relative_to(self.share).parts
-        identity = roots.identity_of(self.share)
+        trees = [tree for tree in (self.folder, self.archive) if tree is not None]
+        identity = roots.mark(self.share, *trees)
         return Message("scans", identity, parts[:-1], parts[-1], Stamp.of(path.stat()))
 
     def fetch(self, sent: Message) -> Errand:
@@ -248,19 +261,26 @@ def place(reachable: Path) -> Iterator[Place]:
     for folder in (share, spool.folder, *spool.folder.iterdir()):
         if folder.is_dir():
             folder.chmod(0o777)  # some tests are another user for a while
-    yield Place(share, spool, Courier({"scans": share}, spool, RULES))
+    yield Place(share, spool)
     spool.close()
 
 
-def read(errand: Errand, text: str = "text") -> None:
-    """What the daemon does."""
+def read(errand: Errand, text: str = "text", outputs: Mapping[str, str] = NOTHING) -> None:
+    """What the daemon does; `outputs` is the content of further ones by format."""
+    made = []
+    for kind, content in outputs.items():
+        name = names.output_of(errand.message.name, kind)
+        (errand.folder / name).write_text(content)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        made.append(Output(kind, names.printable(name), len(content), digest))
     line = Line(text, 1.0, ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0)))
     document = Document(
         Source(errand.message.name, Stamp.of(os.stat(errand.path)), "0" * 64),
-        [Page(0, 10, 10, 1.0, (line,))],
+        [Page(0, 10, 10, 1.0, (line,), text)],
         EngineFacts("fake", "fake", "fake", "0", "0"),
         Timing(0, 0, 0, 0),
         MemoryUse(1, 1, 1),
+        outputs=tuple(made),
     )
     path = errand.folder / names.records_of(errand.message.name).sidecar
     path.write_bytes(b"".join(sidecar.document_json(document)))
@@ -417,7 +437,8 @@ def test_a_file_that_this_host_may_not_read_is_tried_again_later(place: Place) -
 def test_a_file_that_no_daemon_here_would_read_is_tried_again_later(place: Place) -> None:
     rules = Rules.of([".png"], [], 0.0)
     sent = place.drop("photo.heic")
-    assert Courier({"scans": place.share}, place.spool, rules).fetch(sent) == (None, End.RETRY)
+    choosy = Courier({"scans": place.share}, Places(), place.spool, rules)
+    assert choosy.fetch(sent) == (None, End.RETRY)
     assert "does not read" in error_of(place.share / "photo.heic")["error"]["message"]
 
 
@@ -454,6 +475,102 @@ def test_what_is_no_errand_is_cleared(place: Place) -> None:
     (place.spool.folder / "1" / "left.png").write_text("x")
     assert place.spool.errands() == []
     assert place.fetch(place.drop()).folder.name == "0"
+
+
+def test_outputs_come_back_with_the_record(place: Place) -> None:
+    sent = place.drop("folder/scan.png")
+    errand = place.fetch(sent)
+    read(errand, outputs={"txt": "text", "alto": "<alto/>"})
+    assert place.courier.deliver(errand) is End.DONE
+    folder = place.share / "folder"
+    assert sorted(os.listdir(folder)) == ["scan.png", "scan.png.alto.xml", "scan.png.json", "scan.png.txt"]
+    assert (folder / "scan.png.alto.xml").read_text() == "<alto/>"
+    assert place.is_empty()
+    # The next version's replace them: they are known as ours.
+    errand = place.fetch(place.drop("folder/scan.png", b"another picture"))
+    read(errand, outputs={"txt": "another text"})
+    assert place.courier.deliver(errand) is End.DONE
+    assert sorted(os.listdir(folder)) == ["scan.png", "scan.png.json", "scan.png.txt"]
+    assert (folder / "scan.png.txt").read_text() == "another text"
+
+
+def test_outputs_that_are_not_what_the_record_says_are_not_put_back(place: Place) -> None:
+    errand = place.fetch(place.drop())
+    read(errand, outputs={"txt": "text"})
+    (errand.folder / "scan.png.txt").write_text("tixt")
+    with pytest.raises(SpoolError, match="not what the record says"):
+        place.courier.deliver(errand)
+    assert not (place.share / "scan.png.json").exists()
+
+
+def test_a_host_that_stood_still_puts_no_record_beside_the_outputs_of_another(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = place.drop()
+    slow, quick = place.fetch(sent), place.fetch(sent)
+    read(slow, "slow", {"txt": "slow"})
+    read(quick, "quick", {"txt": "quick"})
+    real = courier._unless_overtaken
+
+    def late(folders: Any, errand: Errand, made: Any) -> Iterator[bytes]:
+        if errand is slow:
+            assert place.courier.deliver(quick) is End.DONE
+        yield from real(folders, errand, made)
+
+    monkeypatch.setattr(courier, "_unless_overtaken", late)
+    with pytest.raises(CutOffError, match="another host"):
+        place.courier.deliver(slow)
+    assert sidecar_of(place.share / "scan.png")["text"] == "quick"
+    assert (place.share / "scan.png.txt").read_text() == "quick"
+    assert place.courier.deliver(slow) is End.DONE  # tried again
+    assert place.is_empty()
+
+
+def test_records_go_into_the_tree_of_results(place: Place, reachable: Path) -> None:
+    place.folder = reachable / "results"
+    place.folder.mkdir()
+    sent = place.drop("a/scan.png")
+    errand = place.fetch(sent)
+    read(errand, outputs={"txt": "text"})
+    assert place.courier.deliver(errand) is End.DONE
+    below = place.folder / "scans" / "a"
+    assert sorted(os.listdir(below)) == ["scan.png.json", "scan.png.txt"]
+    assert os.listdir(place.share / "a") == ["scan.png"]
+    assert place.courier.fetch(sent) == (None, End.DONE)
+
+
+def test_without_the_tree_of_results_nothing_is_done(place: Place, reachable: Path) -> None:
+    place.folder = reachable / "results"
+    place.folder.mkdir()
+    errand = place.fetch(place.drop())
+    read(errand)
+    place.folder.rename(reachable / "away")
+    place.folder.mkdir()
+    with pytest.raises(CutOffError):
+        place.courier.deliver(errand)
+    assert os.listdir(place.folder) == []
+
+
+def test_a_document_that_has_its_record_goes_into_the_archive(place: Place, reachable: Path) -> None:
+    place.archive = reachable / "archive"
+    place.archive.mkdir()
+    sent = place.drop("a/scan.png")
+    errand = place.fetch(sent)
+    read(errand)
+    assert place.courier.deliver(errand) is End.DONE
+    assert sorted(os.listdir(place.archive / "scans" / "a")) == ["scan.png", "scan.png.json"]
+    assert os.listdir(place.share / "a") == []
+    assert place.courier.fetch(sent) == (None, End.GONE)
+
+
+def test_a_move_into_the_archive_that_was_broken_off_is_made_up_for(place: Place, reachable: Path) -> None:
+    errand = place.fetch(place.drop())
+    read(errand)
+    assert place.courier.deliver(errand) is End.DONE
+    place.archive = reachable / "archive"
+    place.archive.mkdir()
+    assert place.courier.fetch(place.message(place.share / "scan.png")) == (None, End.DONE)
+    assert sorted(os.listdir(place.archive / "scans")) == ["scan.png", "scan.png.json"]
 
 
 def test_an_end_means_something_for_the_inbox() -> None:

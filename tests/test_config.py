@@ -253,6 +253,39 @@ def test_the_model_store_comes_from_the_environment_when_it_is_not_set(
     assert OcrSettings().model_store == Path(expected.format(here=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [
+        ("output: {formats: txt pdf}", ("txt", "pdf", "json")),
+        ("output: {formats: [json, hocr]}", ("json", "hocr")),
+        ("output: {formats: []}", ("json",)),
+    ],
+)
+def test_the_json_is_always_among_the_formats(write: Write, text: str, formats: tuple[str, ...]) -> None:
+    assert load(write(text)).output.formats == formats
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("output: {formats: [docx]}", 'output.formats: found "docx"; must be one of json, txt, hocr, alto'),
+        ("output: {formats: [txt, txt]}", "must not name a format twice"),
+        ("output: {formats: 5}", "output.formats: found 5 (integer); must be a list of formats"),
+        ("output: {on_success: archive}", 'output.on_success: found "archive"; needs output.archive'),
+        ("output: {folder: inbox/text}", 'output.folder: found "inbox/text"; must be outside the inbox'),
+        ("output: {archive: inbox}", 'output.archive: found "inbox"; must be outside the inbox'),
+        ("output: {folder: a, archive: a}", 'output.archive: found "a"; must not be output.folder'),
+        (
+            "watch: {inbox: [a/x, b/x]}\noutput: {folder: o}",
+            'output.folder: found "o"; needs inboxes of different',
+        ),
+    ],
+)
+def test_mistakes_about_outputs(write: Write, text: str, mistake: str) -> None:
+    (found,) = mistakes(write(text))
+    assert mistake in found
+
+
 def test_a_home_folder_nobody_has_is_refused_wherever_it_comes_from(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +368,7 @@ SECTION_KEYS = {
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
-TOP = "watch, queue, image, pdf, ocr, memory, retry, logging, state_dir"
+TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir"
 
 
 @pytest.mark.parametrize(

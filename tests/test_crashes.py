@@ -5,6 +5,7 @@ Real processes, fake engine.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from ocr_watcher import names
 from tests.support import daemon, dot, error_of, record, sidecar_of, until, write_config
 
 ROOT = Path(__file__).parents[1]
@@ -38,27 +40,47 @@ def lives(kind: str, home: Path, **options: int) -> dict[str, Any]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_sigkill_at_300_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("formats", ["json", "txt hocr alto tsv pdf overlay"])
+def test_sigkill_at_300_random_moments(tmp_path: Path, formats: str) -> None:
     # A file that is interrupted often is not blamed here: it would be after retry.max_attempts.
-    write_config(tmp_path, watch={"settle_s": 0.01}, retry={"max_attempts": 1000})
+    write_config(
+        tmp_path, watch={"settle_s": 0.01}, retry={"max_attempts": 1000}, output={"formats": formats}
+    )
     result = lives("kills", tmp_path, count=300, files=200)
     assert result["wrong"] == []
     assert result["last_exit"] == 0
     assert result["reads"] == 200 + result["interrupted"]
-    names = sorted(os.listdir(tmp_path / "inbox"))
-    assert names == sorted(f"{n}.png{end}" for n in range(1, 201) for end in ("", ".json"))
+    found = sorted(os.listdir(tmp_path / "inbox"))
+    ends = ["", ".json", *(names.OUTPUT_SUFFIXES[kind] for kind in formats.split() if kind != "json")]
+    assert found == sorted(f"{n}.png{end}" for n in range(1, 201) for end in ends)
     for number in range(1, 201):
-        assert sidecar_of(tmp_path / "inbox" / f"{number}.png")["text"] == f"1x{number}"
+        document = sidecar_of(tmp_path / "inbox" / f"{number}.png")
+        assert document["text"] == f"1x{number}"
+        for output in document.get("outputs", []):
+            data = (tmp_path / "inbox" / output["name"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == output["sha256"]
     assert result["interrupted"] > 10
     print(f"{result['kills']} kills, {result['interrupted']} of them while a file was in hand: 200 sidecars")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_process_dies_at_every_step_in_turn(tmp_path: Path) -> None:
-    write_config(tmp_path, watch={"settle_s": 0.01})
+@pytest.mark.parametrize(
+    ("output", "files"),
+    [
+        ({}, 4),
+        ({"formats": "txt hocr alto tsv pdf overlay"}, 10),
+        ({"formats": "txt pdf", "folder": "text"}, 6),
+        ({"formats": "txt pdf", "archive": "archive", "on_success": "archive"}, 6),
+        ({"formats": "txt", "folder": "text", "archive": "archive", "on_success": "archive"}, 5),
+    ],
+    ids=["json", "formats", "folder", "archive", "both"],
+)
+def test_the_process_dies_at_every_step_in_turn(tmp_path: Path, output: dict[str, str], files: int) -> None:
+    write_config(tmp_path, watch={"settle_s": 0.01}, output=output)
     result = lives("steps", tmp_path)
     assert result["wrong"] == []
+    assert len(result["files"]) == files
     assert result["deaths"] > 30
     print(f"{result['deaths']} deaths, one at each call of the line")
 

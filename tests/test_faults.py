@@ -5,11 +5,13 @@ In one process and by hand, on a clock of its own; `test_crashes` does the same 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import queue
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from PIL import Image
@@ -17,6 +19,7 @@ from PIL import Image
 from ocr_watcher import memory, names
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Stamp
 from ocr_watcher.jobs.journal import Journal
@@ -41,9 +44,12 @@ class House:
     folder: Path
     log: Log = field(default_factory=Log)
     clock: Clock = field(default_factory=Clock)
+    output: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.settings: Settings = settings(self.folder, queue={"max_size": 4})
+        for tree in ("text", "archive"):
+            (self.folder / tree).mkdir()
+        self.settings: Settings = settings(self.folder, queue={"max_size": 4}, output=self.output)
         self.inbox = self.folder / "inbox"
         (self.inbox / "sub").mkdir()
         dot(self.inbox / "a.png")
@@ -70,7 +76,19 @@ class House:
         probe = memory.Memory()
         # Collecting garbage is not the subject, and takes most of the time in a process full of tests.
         probe.give_back = lambda: None  # type: ignore[method-assign]
-        self.worker = Worker(tools(FakeEngine(), self.journal, self.log, self.clock, memory=probe))
+        self.places = Places.of(self.settings)
+        self.kinds = tuple(kind for kind in self.settings.output.formats if kind != "json")
+        self.worker = Worker(
+            tools(
+                FakeEngine(),
+                self.journal,
+                self.log,
+                self.clock,
+                memory=probe,
+                places=self.places,
+                formats=self.kinds,
+            )
+        )
         self.intake = Intake(
             self.settings.watch.inbox,
             RULES,
@@ -78,6 +96,7 @@ class House:
             offer=self.offer,
             clock=self.clock,
             log=self.log,  # type: ignore[arg-type]
+            lookup=self.places.lookup,
         )
 
     def offer(self, job: Job) -> bool:
@@ -88,7 +107,15 @@ class House:
         return True
 
     def scan(self) -> Scan:
-        return Scan(self.settings.watch.inbox, RULES, self.intake, recursive=True, log=self.log)  # type: ignore[arg-type]
+        return Scan(
+            self.settings.watch.inbox,
+            RULES,
+            self.intake,
+            recursive=True,
+            log=self.log,  # type: ignore[arg-type]
+            has_record=self.places.has_record,
+            trees=self.places.trees,
+        )
 
     def turn(self) -> None:
         """What the daemon's threads do between two rescans, one after the other."""
@@ -108,30 +135,71 @@ class House:
                 self.intake.start_over(())
 
     def check_what_is_there(self) -> None:
-        """Whatever record has a final name is whole and valid."""
-        for path in self.inbox.rglob("*.json"):
-            record(path)
+        """Whatever record has a final name is whole and valid, and so is every output that it names."""
+        for path in self.folder.rglob("*.json"):
+            for output in record(path).get("outputs", []):
+                there = path.with_name(output["name"])
+                # On the way into the archive, or about to be made anew, it may be missing or another.
+                if there.exists() and there.stat().st_size == output["size_bytes"]:
+                    assert there.read_bytes()
+
+    def home_of(self, name: str) -> Path:
+        """Where a document is to be found in the end."""
+        archive = self.settings.output.archive
+        return (archive or self.inbox) if name in GOOD else self.inbox
 
     def is_done(self) -> bool:
+        """Whether every document is where it belongs and has its record."""
         return all(
-            records.lookup(str(self.inbox / name), self._stamp(name)) is state
+            (self.home_of(name) / name).exists()
+            and (self.home_of(name) == self.inbox or not (self.inbox / name).exists())
+            and self._state(self.home_of(name) / name) is state
             for names, state in ((GOOD, records.RecordState.DONE), (BAD, records.RecordState.FAILED))
             for name in names
         )
 
+    def _state(self, path: Path) -> records.RecordState:
+        stamp = Stamp.of(path.lstat())
+        return records.lookup(str(self._with_records(path)), stamp)
+
+    def _with_records(self, path: Path) -> Path:
+        return Path(self.places.with_records(str(path)))
+
     def check_all_done(self) -> None:
-        for name in GOOD:
-            assert sidecar_of(self.inbox / name)["status"] == "ok"
+        expected = set()
+        good = [self.home_of(name) / name for name in GOOD]
+        if self.settings.output.archive is not None:  # an earlier version of it is there
+            good.append(self.settings.output.archive / "worse.png")
+        for path in good:
+            beside = self._with_records(path)
+            outputs = sidecar_of(beside).get("outputs", [])
+            assert [output["format"] for output in outputs] == list(self.kinds)
+            for output in outputs:
+                data = (beside.parent / output["name"]).read_bytes()
+                assert hashlib.sha256(data).hexdigest() == output["sha256"]
+            expected |= {path, beside.with_name(beside.name + ".json")}
+            expected |= {beside.parent / output["name"] for output in outputs}
         for name in BAD:
-            assert error_of(self.inbox / name)["error"]["code"] == "unsupported_format"
-        there = {str(path.relative_to(self.inbox)) for path in self.inbox.rglob("*") if path.is_file()}
-        records = {f"{name}.json" for name in GOOD} | {f"{name}.error.json" for name in BAD}
-        assert there == {*GOOD, *BAD} | records
+            beside = self._with_records(self.inbox / name)
+            assert error_of(beside)["error"]["code"] == "unsupported_format"
+            expected |= {self.inbox / name, beside.with_name(beside.name + ".error.json")}
+        trees = (self.inbox, self.folder / "text", self.folder / "archive")
+        assert {path for tree in trees for path in tree.rglob("*") if path.is_file()} == expected
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+OUTPUT: dict[str, dict[str, Any]] = {
+    "json": {},
+    "formats": {"formats": "txt pdf"},
+    "all": {"formats": "txt hocr alto tsv pdf overlay", "words": True},
+    "claims": {"formats": "txt tsv"},
+    "folder": {"formats": "txt", "folder": "text"},
+    "archive": {"formats": "txt", "archive": "archive", "on_success": "archive"},
+}
+
+
+@pytest.fixture(params=OUTPUT)
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path, output=OUTPUT[request.param])
     yield made
     made.journal.close()
 
@@ -143,16 +211,33 @@ def test_the_house_without_faults(house: House) -> None:
     house.check_all_done()
 
 
-@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
-@pytest.mark.parametrize("error", ERRORS)
+def _faults() -> Iterator[object]:
+    """What is written, which error, and whether it stays; most of them take long together."""
+    for output in OUTPUT:
+        for error in ERRORS:
+            for for_good in (False, True):
+                often = output == "json" or (error == "ENOSPC" and not for_good and output != "all")
+                name = f"{output}-{error}-{'for good' if for_good else 'once'}"
+                marks = () if often else (pytest.mark.long, pytest.mark.timeout(300))
+                yield pytest.param(output, error, for_good, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("output", "error", "for_good"), list(_faults()))
 def test_every_call_fails_in_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, *, for_good: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, error: str, *, for_good: bool
 ) -> None:
+    if output == "claims":  # a file system without extended attributes
+
+        def refuse(*_: object) -> bytes:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+        monkeypatch.setattr(os, "setxattr", refuse)
+        monkeypatch.setattr(os, "getxattr", refuse)
     nth, seen = 0, set[str]()
     while True:
         nth += 1
         (tmp_path / str(nth)).mkdir()
-        house = House(tmp_path / str(nth))
+        house = House(tmp_path / str(nth), output=OUTPUT[output])
         house.journal.close()  # so that opening it is among the calls
         faults = Faults(nth, error, for_good=for_good)
         with faults.active():
@@ -174,11 +259,12 @@ def test_every_call_fails_in_turn(
         house.turn()
         house.check_all_done()
         house.journal.close()
-    print(f"{error}, {'for good' if for_good else 'once'}: {nth - 1} calls failed in turn")
+    print(f"{output}, {error}, {'for good' if for_good else 'once'}: {nth - 1} calls failed in turn")
     assert nth > 40
     assert seen >= {"open", "write", "fsync", "rename", "unlink", "sql"}
 
 
+@pytest.mark.parametrize("house", ["json"], indirect=True)
 def test_reading_fails_and_comes_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """An I/O error in the middle of a file, as a share that goes away gives it."""
     real = os.fdopen

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ocr_watcher import config
+from ocr_watcher.config import real_path
 from ocr_watcher.verbs import status
 from tests.fuse import mounted, why_not
 from tests.support import Process, daemon, dot, until, write_config
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"NO MOUNT CAN HANG ON THIS MACHINE: {why_not()}")
-SOON = {"FAKE_HUNG_S": "3"}
+SOON = {"FAKE_HUNG_S": "2"}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(real_path, "_PATIENCE_S", 0.2)  # of `status` here
+    monkeypatch.setattr(status, "_PATIENCE_S", 1.0)
     for name in ("inbox", "mount", "source"):
         (tmp_path / name).mkdir()
     write_config(
@@ -94,10 +97,10 @@ def test_a_file_in_hand_when_its_inbox_hangs_is_not_blamed_and_the_others_are_re
     with mounted(home / "source", home / "mount") as server:
         (home / "hang").touch()
         with daemon(home, {**SOON, "FAKE_STOP": str(server.pid), "FAKE_PAUSE_S": "0.2"}) as running:
-            for turn in range(3):
+            for turn in range(2):
                 running.wait_for("daemon.consumer_replaced", turn + 1)
                 read_one(home, running, f"{turn}.png")
-                if turn < 2:
+                if turn < 1:
                     (home / "hang").touch()
                 server.send_signal(signal.SIGCONT)
                 running.wait_for("watch.inbox_answers", turn + 1)

@@ -34,7 +34,7 @@ ONLY_IN = {
     "redis": ("cluster",),
     "amqp": ("cluster",),
     "watchdog": ("inbox",),
-    "PIL": ("inputs", "ocr"),
+    "PIL": ("inputs", "ocr", "outputs"),
     "cv2": ("inputs",),
     "pypdfium2_raw": ("inputs",),
     "paddleocr": ("ocr",),

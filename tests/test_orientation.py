@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ocr_watcher.document import Page
-from ocr_watcher.errors import EngineError
+from ocr_watcher.errors import EngineError, UnavailableError
 from ocr_watcher.inputs.base import DecodeLimits
 from ocr_watcher.jobs.reader import Reader
 from ocr_watcher.ocr import models, orientation, paddle_ocr
@@ -55,7 +55,9 @@ def read(image: Image.Image, engine: Engine) -> Page:
 @pytest.fixture(scope="module")
 def engine(model_store: Path) -> Iterator[paddle_ocr.PaddleOcrEngine]:
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = paddle_ocr.create("onnxruntime", spec, 0, {}, orientation=models.orientation_file(model_store))
+    made = paddle_ocr.create(
+        "onnxruntime", spec, 0, {}, orientation=models.further_file(models.ORIENTATION, model_store)
+    )
     yield made
     made.close()
 
@@ -112,6 +114,74 @@ def test_trouble_in_the_model_is_the_file_s_error(
     monkeypatch.setattr(engine.orientation, "turn_deg", fail)
     with pytest.raises(EngineError, match="scripted"):
         read(sheet()[0], engine)
+
+
+# -- single lines on their head --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def line_engine(model_store: Path) -> Iterator[paddle_ocr.PaddleOcrEngine]:
+    spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
+    made = paddle_ocr.create(
+        "onnxruntime",
+        spec,
+        0,
+        {},
+        orientation=models.further_file(models.ORIENTATION, model_store),
+        line_orientation=models.line_orientation_file(model_store),
+    )
+    yield made
+    made.close()
+
+
+def with_lines_turned(*numbers: int) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
+    """The sheet, some lines of which are on their head in their place."""
+    image, boxes = sheet()
+    for number in numbers:
+        image.paste(image.crop(boxes[number]).rotate(180), boxes[number])
+    return image, boxes
+
+
+def test_lines_on_their_head_are_read_within_an_upright_page(
+    line_engine: paddle_ocr.PaddleOcrEngine, engine: paddle_ocr.PaddleOcrEngine
+) -> None:
+    turned = (3, 4, 9)
+    image, boxes = with_lines_turned(*turned)
+    page = read(image, line_engine)
+    assert page.turned_deg == 0
+    # Text that runs the other way than most is read last, as whoever turns the page round would.
+    order = [*(number for number in range(14) if number not in turned), *reversed(turned)]
+    assert [line.text for line in page.lines] == [TEXT[number % 4] for number in order]
+    for number, line in zip(order, page.lines, strict=True):
+        left, top, right, bottom = boxes[number]
+        begins = (right, bottom) if number in turned else (left, top)
+        assert np.abs(np.array(line.polygon[0]) - begins).max() <= 0.02 * max(image.size)
+    without = read(image, engine)
+    assert [line.text == TEXT[number % 4] for number, line in enumerate(without.lines)] == [
+        number not in turned for number in range(14)
+    ]
+
+
+def test_a_page_on_its_head_is_turned_as_a_page_all_the_same(
+    line_engine: paddle_ocr.PaddleOcrEngine,
+) -> None:
+    page = read(sheet()[0].rotate(180), line_engine)
+    assert page.turned_deg == 180
+    assert [line.text for line in page.lines] == [TEXT[number % 4] for number in range(14)]
+
+
+def test_the_model_for_lines_has_to_be_there_where_it_is_asked_for(tmp_path: Path, model_store: Path) -> None:
+    def chosen(store: Path, **ocr: Any) -> Path | None:
+        made = settings(tmp_path, ocr={"model_store": str(store), **ocr})
+        return assembly.line_orientation_model(made.ocr)
+
+    assert chosen(model_store) is None
+    wanted = chosen(model_store, upside_down_lines=True)
+    assert wanted == model_store / models.LINE_ORIENTATION / "inference.onnx"
+    assert chosen(model_store, upside_down_lines=True, params={"use_textline_orientation": True}) is None
+    with pytest.raises(UnavailableError, match="upside_down_lines") as caught:
+        chosen(tmp_path / "empty", upside_down_lines=True)
+    assert f"models pull {models.LINE_ORIENTATION}" in caught.value.hint
 
 
 # -- reading decides -------------------------------------------------------------------------------
@@ -177,7 +247,8 @@ def test_lines_that_stand_are_no_proof() -> None:
     lying = Line("abc", 0.5, ((0, 0), (30, 0), (30, 10), (0, 10)))
     standing = Line("abcdef", 1.0, ((0, 0), (10, 0), (10, 60), (0, 60)))
     single = Line("I", 0.75, ((0, 0), (2, 0), (2, 10), (0, 10)))
-    assert orientation.legible([lying, standing, single]) == pytest.approx(2.25)
+    on_its_head = Line("abc", 1.0, ((30, 10), (0, 10), (0, 0), (30, 0)))
+    assert orientation.legible([lying, standing, single, on_its_head]) == pytest.approx(2.25)
 
 
 @pytest.mark.parametrize("clockwise_deg", [0, 90, 180, 270])
@@ -210,9 +281,10 @@ def test_a_damaged_model_is_not_used(tmp_path: Path) -> None:
     file = tmp_path / models.ORIENTATION / "inference.onnx"
     file.parent.mkdir()
     file.write_bytes(b"x")
-    assert models.orientation_file(tmp_path) is None
+    assert models.further_file(models.ORIENTATION, tmp_path) is None
 
 
-def test_it_is_no_model_to_read_with() -> None:
-    assert models.ORIENTATION not in models.CATALOGUE
-    assert models.ORIENTATION in models.STORED
+@pytest.mark.parametrize("name", [models.ORIENTATION, models.LINE_ORIENTATION])
+def test_it_is_no_model_to_read_with(name: str) -> None:
+    assert name not in models.CATALOGUE
+    assert name in models.STORED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -13,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocr_watcher.document import Line, Polygon, text_of
+from ocr_watcher.document import Line
 from ocr_watcher.errors import EngineError
-from ocr_watcher.ocr.result import normalise, reading_order
+from ocr_watcher.ocr.result import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,7 +121,7 @@ some_lines = st.lists(
 @settings(max_examples=25)
 @given(lines=some_lines)
 def test_every_shape_gives_the_same_lines(shape: str, lines: tuple[Line, ...]) -> None:
-    assert normalise(SHAPES[shape](lines)) == reading_order(lines)
+    assert normalise(SHAPES[shape](lines)) == lines
 
 
 def test_the_class_paddlex_really_returns() -> None:
@@ -146,7 +145,6 @@ def test_a_recorded_page() -> None:
     assert first.box == (70, 28, 354, 60)
     assert type(first.score) is float
     assert {type(value) for point in first.polygon for value in point} == {float}
-    assert text_of((first, second)) == "tan woon yann\nBOOK TA_K (TAMAN DAYA)SDN BHD"
 
 
 def test_boxes_stand_in_for_polygons() -> None:
@@ -198,7 +196,6 @@ EMPTY_PAGE = {"dt_polys": [], "rec_texts": [], "rec_scores": [], "rec_polys": []
 )
 def test_a_page_without_text_is_a_result(raw: object) -> None:
     assert normalise(raw) == ()
-    assert text_of(()) == ""
 
 
 @pytest.mark.parametrize(
@@ -347,8 +344,8 @@ def test_nothing_but_an_engine_error_comes_out(raw: object) -> None:
     except EngineError as error:
         str(error).encode()
         return
-    text_of(lines).encode()
     for line in lines:
+        line.text.encode()
         assert line.text.strip() == line.text != ""
         assert 0 <= line.score <= 1
         assert len(line.polygon) > 2
@@ -392,57 +389,3 @@ def test_one_bad_number_anywhere_fails_the_page(shape: str) -> None:
 
     play()
     print(f"{shape}: {tried} pages with one bad number refused")
-
-
-# -- reading order -----------------------------------------------------------------------------
-
-
-def receipt(degrees: float) -> tuple[Line, ...]:
-    """Six rows of name, amount and currency, 400 px wide, 20 px apart, turned about the origin."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-
-    def line(row: int, column: str, left: float, right: float) -> Line:
-        top = 100 + 20 * row
-        corners = ((left, top), (right, top), (right, top + 14), (left, top + 14))
-        polygon: Polygon = tuple((x * cos - y * sin, x * sin + y * cos) for x, y in corners)
-        return Line(f"{column}{row}", 0.9, polygon)
-
-    columns = (("name", 0.0, 150.0), ("amount", 300.0, 350.0), ("currency", 370.0, 400.0))
-    return tuple(line(row, *column) for row in range(6) for column in columns)
-
-
-@pytest.mark.parametrize("degrees", [-5, -2, 0, 0.5, 2, 5])
-def test_rows_hold_together_on_a_page_that_is_not_straight(degrees: float) -> None:
-    expected = receipt(degrees)
-
-    assert reading_order(reversed(expected)) == expected
-    assert reading_order(sorted(expected, key=lambda line: line.text)) == expected
-
-
-def test_lines_of_one_row_may_differ_in_height() -> None:
-    big = Line("TOTAL", 0.9, ((0, 0), (100, 0), (100, 30), (0, 30)))
-    small = Line("12.00", 0.9, ((200, 4), (240, 4), (240, 18), (200, 18)))
-    below = Line("CASH", 0.9, ((0, 36), (80, 36), (80, 56), (0, 56)))
-
-    assert reading_order([below, small, big]) == (big, small, below)
-
-
-def test_one_crooked_line_does_not_turn_the_page() -> None:
-    straight = receipt(0)
-    stamp = Line("PAID", 0.9, ((100, 500), (300, 300), (310, 310), (110, 510)))
-    seal = Line("seal", 0.9, ((0, 700), (300, 1000), (290, 1010), (150, 900), (0, 720)))
-
-    assert reading_order([*straight[:9], stamp, *straight[9:]]) == (*straight, stamp)
-    assert reading_order([seal, *straight[:3]]) == (*straight[:3], seal)
-
-
-def test_lines_that_lie_in_a_column_keep_their_order_in_every_permutation() -> None:
-    column = receipt(0)[::3]
-
-    for shuffled in itertools.permutations(column):
-        assert reading_order(shuffled) == column
-
-
-@given(lines=some_lines)
-def test_reading_order_loses_and_invents_nothing(lines: tuple[Line, ...]) -> None:
-    assert sorted(reading_order(lines), key=repr) == sorted(lines, key=repr)

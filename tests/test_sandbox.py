@@ -19,7 +19,7 @@ from ocr_watcher.inputs import sandbox
 from ocr_watcher.inputs.helper_process import Budget, Helper, HelperEndedError
 from ocr_watcher.inputs.pdf import _KIND as PDF
 from tests import pdfs
-from tests.support import until
+from tests.support import daemon, until, write_config
 
 # A package with the name of PDFium's bindings. When the document is opened, which is after the helper was
 # confined, it tries everything and tells what came of it in the place of an error.
@@ -185,6 +185,26 @@ def test_the_helper_does_not_outlive_its_parent(tmp_path: Path, busy: bool) -> N
         parent.kill()
         parent.wait()
     until(lambda: not _runs(helper, started), 5)
+
+
+def test_a_killed_daemon_leaves_no_helper(tmp_path: Path) -> None:
+    write_config(tmp_path, pdf={"text": "ocr"})
+    (tmp_path / "inbox" / "tiles.pdf").write_bytes(pdfs.tiling())  # takes pdf.page_timeout_s to draw
+    with daemon(tmp_path) as running:
+        until(lambda: _children(running.pid))
+        (helper,) = _children(running.pid)
+        until(lambda: Path(f"/proc/{helper}/stat").read_text().split()[2] == "R")
+        started = Path(f"/proc/{helper}/stat").read_text().split()[21]
+        running.signal(signal.SIGKILL)
+        running.wait()
+        until(lambda: not _runs(helper, started), 5)
+
+
+def _children(pid: int) -> list[int]:
+    """Helpers that a process has started, once they run their own program."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    return [child for child in children if b"helper.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def _runs(pid: int, started: str) -> bool:

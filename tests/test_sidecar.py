@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STAMP = Stamp(5, 1_763_850_000_000_000_000)
 LINE = Line("tëxt", 0.98765, ((2, 4), (20, 4), (20, 16), (2, 16)))
-PAGE = Page(0, 200, 100, 0.5, (LINE,))
+PAGE = Page(0, 200, 100, 0.5, (LINE,), "tëxt")
 
 
 def document(source: Source, pages: Sequence[Page] = (PAGE,), **fields: Any) -> Document:
@@ -87,7 +87,7 @@ def test_what_is_written_in_pieces_is_what_json_would_write(tmp_path: Path, fold
     """One that reads the whole file must not see that it was written page by page."""
     words = (Word("tëxt", 0.5, ((2, 4), (20, 4), (20, 16), (2, 16))),)
     odd = replace(LINE, text='quote " back \\ tab\t\u2028 emoji \U0001f600', words=words)
-    pages = [PAGE, Page(1, 10, 10, 1.0, ()), Page(2, 10, 10, 1.0, (odd, LINE))]
+    pages = [PAGE, Page(1, 10, 10, 1.0, (), ""), Page(2, 10, 10, 1.0, (odd, LINE), "odd\ttëxt")]
     source = Source("scan.png", STAMP, "0" * 64)
     written = b"".join(sidecar.document_json(document(source, pages, warnings=("page_limited",))))
     read = json.loads(written)
@@ -105,7 +105,7 @@ def test_what_is_written_in_pieces_is_what_json_would_write(tmp_path: Path, fold
 
 def test_an_image_without_text_has_a_sidecar_without_lines(tmp_path: Path, folder: int) -> None:
     path = image(tmp_path)
-    write_ok(folder, path, [Page(0, 5, 5, 1.0, ())])
+    write_ok(folder, path, [Page(0, 5, 5, 1.0, (), "")])
     assert sidecar_of(path)["text"] == ""
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ocr_watcher.outputs import sidecar
+from tests import pdfs
 from tests.support import dot, draw
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,33 @@ def test_too_much_on_standard_input_is_refused(folder: Path) -> None:
     result = run(folder, "-", stdin=b"x" * (2 << 20))
     assert (result.returncode, result.stdout) == (3, b"")
     assert b"image.max_file_mb" in result.stderr
+
+
+def test_a_pdf_on_standard_input_may_be_as_large_as_a_pdf(folder: Path) -> None:
+    (folder / "config.yaml").write_text("{image: {max_file_mb: 1}, pdf: {max_file_mb: 3}}")
+    padding = b"%" + b"x" * (2 << 20) + b"\n"
+    result = run(folder, "-", stdin=pdfs.prose().replace(b"\n1 0 obj", b"\n" + padding + b"1 0 obj", 1))
+    assert (result.returncode, result.stdout.decode()) == (0, "\n".join(pdfs.PROSE) + "\n")
+    result = run(folder, "-", stdin=b"%PDF-" + b"x" * (4 << 20))
+    assert (result.returncode, result.stdout) == (3, b"")
+    assert b"pdf.max_file_mb" in result.stderr
+
+
+def test_a_bad_page_of_a_pdf_is_told_and_the_others_are_read(folder: Path) -> None:
+    made = pdfs.Pdf()
+    for _ in range(3):
+        made.page(pdfs.text(*pdfs.PROSE))
+    made.objects[made.pages[1]] = b"[ /no /page ]"
+    (folder / "a.pdf").write_bytes(made.bytes())
+    prose = "\n".join(pdfs.PROSE)
+    result = run(folder, "a.pdf")
+    assert (result.returncode, result.stdout.decode()) == (3, f"{prose}\n\f\f{prose}\n")
+    assert b"a.pdf: page 2 of the file is damaged" in result.stderr
+    result = run(folder, "--format", "json", "a.pdf")
+    record = json.loads(result.stdout)
+    jsonschema.validate(record, sidecar.schema())
+    assert (result.returncode, record["warnings"]) == (3, ["page_failed"])
+    assert [page.get("error", {}).get("code") for page in record["pages"]] == [None, "unreadable", None]
 
 
 def test_no_engine_prints_past_the_text(folder: Path, model_store: Path) -> None:

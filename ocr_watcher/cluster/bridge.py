@@ -26,6 +26,7 @@ from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.spool import FOLDERS, Spool, SpoolError
 from ocr_watcher.cluster.worker import NotTakenError, Worker, software
 from ocr_watcher.errors import ExitCode, UnavailableError
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import rules_of
 from ocr_watcher.service import lock
 from ocr_watcher.service.health import Notifier
@@ -69,7 +70,9 @@ class Bridge:
         self._worker = Worker(app, self.name, do=self.do, ready=self._ready, tick=self._tick)
         self._herald = Herald(app, self.name, self._beat, self._facts)
         self._spool = Spool(settings.cluster.spool)
-        self._courier = Courier(settings.cluster.roots, self._spool, rules_of(settings))
+        self._courier = Courier(
+            settings.cluster.roots, Places.of_roots(settings), self._spool, rules_of(settings)
+        )
         self._aside = Aside()
         self._shares = {
             root: ShareKeeper(root, self._courier, self._aside, ended=self._ended_aside, log=self._log)

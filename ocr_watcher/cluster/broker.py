@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ocr_watcher.cluster.hosts import HEARTBEAT_S, Beat
 from ocr_watcher.errors import UnavailableError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from ocr_watcher.cluster.message import Message
     from ocr_watcher.config import Settings
+
+_T = TypeVar("_T")
 
 TASK: Final = "ocr_watcher.read"
 # Of a job that was acknowledged before it ended. Celery's tools pass over events that they do not know.
@@ -149,38 +151,25 @@ class Sender:
         # kombu's own answers differ: some give the name alone
         return int(getattr(told, "message_count", 0) or 0)
 
-    def _do(self, act: Callable[[kombu.Connection], Any]) -> Any:
+    def _do(self, act: Callable[[kombu.Connection], _T]) -> _T:
+        connection = self._connection or self._app.connection_for_write()
         try:
             if self._connection is None:
-                connection = self._app.connection_for_write()
                 connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
                 self._connection = connection
-            return act(self._connection)
-        except errors() as error:
+            return act(connection)
+        except (
+            *connection.connection_errors,
+            *connection.channel_errors,
+            kombu.exceptions.KombuError,
+            OSError,
+        ) as error:
             self.close()
             raise BrokerError(str(error) or type(error).__name__) from error
 
 
 class BrokerError(Exception):
     """The broker cannot be reached, or refused."""
-
-
-def errors() -> tuple[type[BaseException], ...]:
-    """What a broker that is away or in trouble may raise through kombu."""
-    found: list[type[BaseException]] = [
-        OSError,
-        kombu.exceptions.KombuError,
-        kombu.exceptions.OperationalError,
-    ]
-    with suppress(ImportError):
-        import redis.exceptions
-
-        found.append(redis.exceptions.RedisError)
-    with suppress(ImportError):
-        import amqp.exceptions
-
-        found.append(amqp.exceptions.AMQPError)
-    return tuple(found)
 
 
 class Listener(threading.Thread):

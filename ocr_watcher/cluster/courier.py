@@ -6,20 +6,29 @@ after the copy, and before the record is put back; a record of another version n
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ocr_watcher import names
+from ocr_watcher import log, names
 from ocr_watcher.cluster import roots
-from ocr_watcher.cluster.spool import SpoolError
+from ocr_watcher.cluster.spool import SpoolError, as_spool_error
 from ocr_watcher.document import Source
-from ocr_watcher.errors import AccessError, FileError, OutputExistsError, VanishedError
+from ocr_watcher.errors import (
+    AccessError,
+    ChangedError,
+    FileError,
+    OutputError,
+    OutputExistsError,
+    VanishedError,
+)
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import open_file, open_folder, stat_file
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Outcome, Stamp
-from ocr_watcher.outputs import commit, sidecar
+from ocr_watcher.outputs import archive, commit, sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 
     from ocr_watcher.cluster.message import Message
     from ocr_watcher.cluster.spool import Errand, Spool
+    from ocr_watcher.inbox.places import Places
     from ocr_watcher.inbox.ready import Rules
 
 _BLOCK_BYTES: Final = 1 << 16
@@ -55,12 +65,21 @@ class CutOffError(Exception):
     """This host does not see the share now; another one may."""
 
 
+@dataclass(frozen=True)
+class _Folders:
+    """Descriptors of the open folders of a document and of its records; often the same."""
+
+    document: int
+    records: int
+
+
 class Courier:
     """Carries documents in and records back."""
 
-    def __init__(self, shares: Mapping[str, Path], spool: Spool, rules: Rules) -> None:
-        """`shares` is `cluster.roots`; `rules` are those by which the daemon chooses documents."""
+    def __init__(self, shares: Mapping[str, Path], places: Places, spool: Spool, rules: Rules) -> None:
+        """`shares` is `cluster.roots`, `places` those of the roots; `rules` are the daemon's."""
         self._shares = shares
+        self._places = places
         self._spool = spool
         self._rules = rules
 
@@ -74,11 +93,11 @@ class Courier:
             return None, self._retry_later(message, error)
         errand: Errand | None = None
         try:
-            with self._opened(message) as folder:
-                if (end := self._over(folder, message)) is not None:
+            with self._opened(message) as folders:
+                if (end := self._over(folders, message)) is not None:
                     return None, end
-                commit.check_place(folder, message.name)
-                with open_file(folder, message.name) as original:
+                commit.check_place(folders.records, message.name)
+                with open_file(folders.document, message.name) as original:
                     errand = self._spool.begin(message)
                     if self._spool.bring(errand, original):
                         return errand, None
@@ -99,9 +118,11 @@ class Courier:
     def is_current(self, message: Message) -> bool:
         """Whether the document still is the version of the job. Raises `CutOffError`."""
         try:
-            with self._opened(message) as folder:
+            self.see(message.root, message.share)
+            with open_folder(self._shares[message.root], message.parts) as folder:
                 status = stat_file(folder, message.name)
         except VanishedError:
+            self.see(message.root, message.share)
             return False
         except AccessError as error:
             raise CutOffError(str(error)) from error
@@ -116,11 +137,13 @@ class Courier:
         message = errand.message
         state = errand.state()
         try:
-            with self._opened(message) as folder:
-                end = self._over(folder, message)
+            with self._opened(message) as folders:
+                end = self._over(folders, message)
                 if end is None and state in _ENDED:
-                    self._put_back(folder, errand, state)
+                    self._put_back(folders, errand, state)
                     end = _ENDED[state]
+                    if state is RecordState.DONE:
+                        end = self._archive(folders, message, end)
         except VanishedError:
             end = End.GONE
         except OutputExistsError as error:
@@ -136,63 +159,124 @@ class Courier:
         folder = self._shares.get(root)
         if folder is None:
             raise CutOffError(f"cluster.roots has no {root}")
+        folders = (folder, *self._places.trees)
         try:
-            there = roots.identity_of(folder)
+            there = roots.identity_of(*folders)
         except OSError as error:
             raise CutOffError(f"{folder}: {error.strerror}") from error
-        if share not in ("", there):
-            raise CutOffError(f"{folder} is not the share {root}: is it mounted?")
+        if not roots.is_same(share, there):
+            shown = " and ".join(map(str, folders))
+            raise CutOffError(f"{shown}: not the share of the dispatcher; is it mounted?")
 
     @contextmanager
-    def _opened(self, message: Message) -> Iterator[int]:
-        """The open folder of a document, on the right share: what is missing there is really gone.
+    def _opened(self, message: Message) -> Iterator[_Folders]:
+        """The open folders of a document, on the right share: what is missing there is really gone.
 
         Raises `CutOffError`, and `FileError` where it is not for want of the share.
         """
         self.see(message.root, message.share)
+        root, parts = self._shares[message.root], message.parts
         try:
-            with open_folder(self._shares[message.root], message.parts) as folder:
-                yield folder
+            with (
+                open_folder(root, parts) as folder,
+                self._places.open_records(root, parts, folder) as for_records,
+            ):
+                yield _Folders(folder, for_records)
         except FileError:
             self.see(message.root, message.share)
             raise
 
-    @staticmethod
-    def _over(folder: int, message: Message) -> End | None:
-        """Whether nothing is left to do, by document and record on the share. Raises `AccessError`."""
-        status = stat_file(folder, message.name)
+    def _over(self, folders: _Folders, message: Message) -> End | None:
+        """Whether nothing is left to do, by document and record on the share. Raises `FileError`."""
+        status = stat_file(folders.document, message.name)
         if status is None:
             return End.GONE
         if Stamp.of(status) != message.stamp:
             return End.CHANGED
-        return _ENDED.get(records.lookup(message.name, message.stamp, folder=folder))
+        end = _ENDED.get(records.lookup(message.name, message.stamp, folder=folders.records))
+        # A record without its move into the archive: whoever wrote it was broken off.
+        return self._archive(folders, message, end) if end is End.DONE else end
 
     @staticmethod
-    def _put_back(folder: int, errand: Errand, state: RecordState) -> None:
-        """Write the record beside the document. Raises `FileError`."""
+    def _put_back(folders: _Folders, errand: Errand, state: RecordState) -> None:
+        """Write outputs and record. Raises `FileError` and `SpoolError`."""
         name = errand.message.name
-        status = stat_file(folder, name)
+        status = stat_file(folders.document, name)
         if status is None:
             raise VanishedError(name)
         own = names.records_of(name)
-        if state is RecordState.DONE:
-            commit.commit(folder, name, status, _pieces(errand.folder / own.sidecar))
-        else:
-            commit.commit_error(folder, name, status, (errand.folder / own.error).read_bytes())
+        if state is RecordState.FAILED:
+            with as_spool_error():
+                record = (errand.folder / own.error).read_bytes()
+            commit.commit_error(folders.records, name, status, record)
+            return
+        made: dict[str, commit.Making] = {}
+        try:
+            for output in errand.outputs():
+                made[output.format] = commit.begin(folders.records, name, output.format, status)
+                made[output.format].write(_blocks(errand.folder / made[output.format].name))
+                if commit.finish(output.format, made[output.format]) != output:
+                    raise SpoolError(f"{output.name} is not what the record says")
+            pieces = _unless_overtaken(folders, errand, made)
+            commit.commit(folders.records, name, status, pieces, made)
+        finally:
+            for making in made.values():
+                making.discard()
+
+    def _archive(self, folders: _Folders, message: Message, end: End) -> End:
+        """Move a document that has its record into the archive, where there is one; returns the job's end."""
+        root, parts = self._shares[message.root], message.parts
+        try:
+            with self._places.open_archive(root, parts, folders.document) as target:
+                if target is None:
+                    return end
+                with open_file(folders.document, message.name) as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                beside = folders.records == folders.document
+                finished = archive.Finished(
+                    message.name, message.stamp, sha256, folders.document, with_records=beside
+                )
+                archive.move(finished, target)
+        except ChangedError:
+            return End.CHANGED
+        except VanishedError:
+            return End.GONE
+        except (FileError, OSError) as error:
+            log.get().warning("job.not_archived", path=message.below, message=str(error))
+            return End.RETRY
+        return end
 
     def _retry_later(self, message: Message, error: FileError) -> End:
         """Say beside the document why it is not read now, where that can be written."""
         source = Source(message.name, message.stamp, None)
         record = sidecar.error_json(source, error, attempts=1, will_retry=True)
-        with suppress(FileError, CutOffError), self._opened(message) as folder:
-            status = stat_file(folder, message.name)
+        with suppress(FileError, CutOffError), self._opened(message) as folders:
+            status = stat_file(folders.document, message.name)
             if status is not None and Stamp.of(status) == message.stamp:
-                commit.commit_error(folder, message.name, status, record)
+                commit.commit_error(folders.records, message.name, status, record)
         return End.RETRY
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
+def _unless_overtaken(
+    folders: _Folders, errand: Errand, made: Mapping[str, commit.Making]
+) -> Iterator[bytes]:
+    """The record; its outputs are in place. Raises `OutputError` where they are another host's by now.
+
+    A host that stood still between its outputs and its record must not put that beside the other's outputs.
+    """
+    for making in made.values():
+        with open_file(folders.records, making.name) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != making.sha256:
+                raise OutputError("another host puts its own outputs there")
+    status = stat_file(folders.document, errand.message.name)
+    if status is None or Stamp.of(status) != errand.message.stamp:
+        raise OutputError("the document has changed")
+    yield from _blocks(errand.folder / names.records_of(errand.message.name).sidecar)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file of the spool in pieces. Raises `SpoolError`."""
+    with as_spool_error(), open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
 

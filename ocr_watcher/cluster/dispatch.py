@@ -24,9 +24,9 @@ from ocr_watcher.cluster.hosts import Hosts
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.window import Window
 from ocr_watcher.errors import ExitCode
-from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import lstat
 from ocr_watcher.inbox.keeper import Habits, Keeper
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import rules_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.timing import Bell, Timer
@@ -67,6 +67,7 @@ class Dispatch:
         self._log = log.get()
         self._app = make_app(settings)
         self._names = {root: name for name, root in settings.cluster.roots.items()}
+        self._places = Places.of_roots(settings)
         self._shares: dict[Path, str] = {}
         self._bell = Bell()
         self._stop_reason = ""
@@ -125,6 +126,7 @@ class Dispatch:
                 still_busy=self._window.still_busy,
                 wake=self._bell.ring,
                 log=self._log,
+                places=self._places,
             )
             for root in self._settings.cluster.roots.values()
         )
@@ -139,7 +141,7 @@ class Dispatch:
         claims.add(root, recursive=self._settings.watch.recursive)
         # Once: where it is unmounted later, its mount point must not get a mark of its own.
         if not self._shares.get(root):
-            self._shares[root] = roots.mark(root)
+            self._shares[root] = roots.mark(root, *self._places.trees)
 
     def _begin(self) -> None:
         """Empty the queues, then hear who has what in hand: the scan offers everything else again."""
@@ -218,7 +220,9 @@ class Dispatch:
 
     def _look_for_lost(self) -> None:
         """Give back to their inbox what neither broker nor bridge has. Raises `BrokerError`."""
-        queued = self._sender.queued(self._names.values())  # always: so it is known whether the broker answers
+        queued = self._sender.queued(
+            self._names.values()
+        )  # always: so it is known whether the broker answers
         if self._listened_s() < _LISTEN_S:
             return  # nothing was heard yet: nobody is known to have anything
         for job in self._window.look(self._hosts.in_hand(), queued):
@@ -302,10 +306,22 @@ class Dispatch:
         while not self._stop_reason:
             began = self._clock()
             for task, job in self._window.jobs():
-                if job.root == root and (outcome := _ended(job)) is not None:
+                if job.root == root and (outcome := self._outcome(job)) is not None:
                     self._ends.put((task, outcome))
                     self._bell.ring()
             time.sleep(max(_LOOK_S, _LOOK_FACTOR * (self._clock() - began)))
+
+    def _outcome(self, job: Job) -> Outcome | None:
+        """How a job has ended, by what is on the disk; None where it has not."""
+        status = lstat(job.path)
+        if status is None:
+            return Outcome.GONE
+        if Stamp.of(status) != job.stamp:
+            return Outcome.RESETTLE
+        state = self._places.lookup(job.path, job.stamp)
+        if state is RecordState.DONE:
+            return Outcome.DONE
+        return Outcome.FAILED if state is RecordState.FAILED else None
 
     def _on_beat(self, host: str, beat: Beat) -> None:
         self._hosts.hear(host, beat)
@@ -325,19 +341,6 @@ class Dispatch:
     def _on_signal(self, number: int) -> None:
         self._stop(signal.Signals(number).name, ExitCode.OK)
         self._bell.ring()
-
-
-def _ended(job: Job) -> Outcome | None:
-    """How a job has ended, by what is on the disk; None where it has not."""
-    status = lstat(job.path)
-    if status is None:
-        return Outcome.GONE
-    if Stamp.of(status) != job.stamp:
-        return Outcome.RESETTLE
-    state = records.lookup(job.path, job.stamp)
-    if state is RecordState.DONE:
-        return Outcome.DONE
-    return Outcome.FAILED if state is RecordState.FAILED else None
 
 
 def _state_of(settings: Settings) -> Path:

@@ -1,7 +1,8 @@
-"""The shared folders, by name, and how a host knows that it sees the real one.
+"""The shared folders, by name, and how a host knows that it sees the real ones.
 
-An unmounted share is an empty folder, in which every document looks as if it were gone. So the dispatcher
-puts a small file with a random identity into each root, and who takes a job first looks whether it is there.
+An unmounted share is an empty folder, in which every document looks as if it were gone, and on which a record
+is lost. So the dispatcher puts a small file with a random identity into each root and each tree of results;
+who takes a job first looks whether they are there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import re
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ocr_watcher import names
 
@@ -18,12 +19,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
+_BETWEEN: Final = "+"
 
 
-def identity_of(root: Path) -> str:
-    """The identity that a root has; "" where it has none. Raises OSError where it cannot be looked at."""
+def identity_of(*folders: Path) -> str:
+    """The identities of these folders, one after the other; "" stands for one that has none.
+
+    Raises OSError where one cannot be looked at.
+    """
+    return _BETWEEN.join(map(_identity_of, folders))
+
+
+def mark(*folders: Path) -> str:
+    """Give each an identity where it has none and can be written; returns what `identity_of` does."""
+    return _BETWEEN.join(map(_mark, folders))
+
+
+def is_same(told: str, there: str) -> bool:
+    """Whether folders are those that a job tells of: `there` is what `identity_of` says of them."""
+    known = told.split(_BETWEEN)
+    here = there.split(_BETWEEN)
+    return len(known) == len(here) and all(one in ("", other) for one, other in zip(known, here, strict=True))
+
+
+def _identity_of(folder: Path) -> str:
     try:
-        fd = os.open(root / names.SHARE_MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(folder / names.SHARE_MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return ""
     try:
@@ -33,30 +54,26 @@ def identity_of(root: Path) -> str:
     return told if _IDENTITY.fullmatch(told) else ""
 
 
-def mark(root: Path) -> str:
-    """Give a root an identity where it has none; returns it, or "" where nothing can be written there.
-
-    Of two that do so at once, one wins: the file is linked into place, which fails where it is there.
-    """
+def _mark(folder: Path) -> str:
+    """Of two that do so at once one wins: the file is linked into place, which fails where there is one."""
     try:
-        if there := identity_of(root):
+        if there := _identity_of(folder):
             return there
-        made = secrets.token_hex(16)
-        fresh = root / names.temporary()
+        fresh = folder / names.temporary()
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, f"{made}\n".encode())
+            os.write(fd, f"{secrets.token_hex(16)}\n".encode())
             os.fsync(fd)
         finally:
             os.close(fd)
         try:
-            os.link(fresh, root / names.SHARE_MARK)
+            os.link(fresh, folder / names.SHARE_MARK)
         except FileExistsError:
             pass
         except OSError:  # no links on this file system
-            os.rename(fresh, root / names.SHARE_MARK)
+            os.rename(fresh, folder / names.SHARE_MARK)
         with suppress(FileNotFoundError):
             os.unlink(fresh)
-        return identity_of(root)
+        return _identity_of(folder)
     except OSError:
         return ""

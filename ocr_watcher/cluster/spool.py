@@ -18,12 +18,14 @@ from ocr_watcher import names
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.errors import AccessError, UnavailableError
 from ocr_watcher.inbox import records
+from ocr_watcher.inbox.files import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedReader
     from pathlib import Path
 
+    from ocr_watcher.document import Output
     from ocr_watcher.inbox.records import RecordState
 
 FOLDERS: Final = 8
@@ -51,6 +53,15 @@ class Errand:
     def state(self) -> RecordState:
         """What the daemon's records say; `OPEN` and `RETRY` mean that it is not through with it."""
         return records.lookup(self.path, self.message.stamp)
+
+    def outputs(self) -> tuple[Output, ...]:
+        """What the daemon wrote beside the record, as that says. Raises `SpoolError`."""
+        with as_spool_error():
+            folder = os.open(self.folder, FOLDER)
+            try:
+                return records.manifest(folder, names.records_of(self.message.name).sidecar)
+            finally:
+                os.close(folder)
 
     def has_document(self) -> bool:
         """Whether the whole document is there for the daemon."""
@@ -96,7 +107,7 @@ class Spool:
     def errands(self) -> list[Errand]:
         """Everything that is in the spool. What cannot be understood is cleared. Raises `SpoolError`."""
         found = []
-        with _as_spool_error():
+        with as_spool_error():
             for folder in self._folders():
                 message = _read(folder)
                 if message is not None:
@@ -107,7 +118,7 @@ class Spool:
 
     def begin(self, message: Message) -> Errand:
         """Take a folder for a document. Raises `SpoolError`, also where none is free."""
-        with _as_spool_error():
+        with as_spool_error():
             for folder in self._folders():
                 if not os.path.lexists(folder / names.ERRAND):
                     _clear(folder)
@@ -121,7 +132,7 @@ class Spool:
         Raises `AccessError` where it cannot be read, and `SpoolError`.
         """
         temporary = errand.folder / names.temporary()
-        with _as_spool_error():
+        with as_spool_error():
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 status = _copy(original, fd)
@@ -143,7 +154,7 @@ class Spool:
 
         Raises `SpoolError`.
         """
-        with _as_spool_error():
+        with as_spool_error():
             # The document first: a record that goes before it would have it read again.
             with suppress(FileNotFoundError):
                 os.unlink(errand.path)
@@ -156,7 +167,8 @@ class Spool:
 
 
 @contextmanager
-def _as_spool_error() -> Iterator[None]:
+def as_spool_error() -> Iterator[None]:
+    """What the operating system refuses in the spool is a `SpoolError`."""
     try:
         yield
     except OSError as error:

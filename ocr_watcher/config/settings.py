@@ -129,6 +129,20 @@ def _extension(value: str) -> str:
     return value.lower()
 
 
+def _formats(value: object) -> object:
+    """Turn words with spaces between them (`txt pdf`), or a list, into a tuple that has json in it.
+
+    The JSON is the record of the document, so it is always written.
+    """
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, list | tuple):
+        raise _refused("must be a list of formats, or several in one text with spaces between")
+    if any(value.count(item) > 1 for item in value):
+        raise _refused("must not name a format twice")
+    return tuple(value) if "json" in value else (*value, "json")
+
+
 def _list(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise _refused("must be a list; [] is an empty one")
@@ -273,10 +287,32 @@ class OcrSettings(Section):
     )
     lang: _Text | None = None
     orientation: Literal["auto", "off"] = "auto"
+    upside_down_lines: bool = False
     threads: int = Field(default=0, ge=0, le=1024)
     min_score: float = Field(default=0.0, ge=0, le=1)
     params: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
     job_timeout_s: _Positive = Field(default=120.0, le=_DAY_S)
+
+
+class OutputSettings(Section):
+    """What is written, and where. `formats` has json in it; `folder` and `archive` are absolute."""
+
+    formats: Annotated[
+        tuple[Literal["json", "txt", "hocr", "alto", "tsv", "pdf", "overlay"], ...], BeforeValidator(_formats)
+    ] = ("json",)
+    words: bool = False
+    folder: _Folder | None = None
+    archive: _Folder | None = None
+    # After `archive`, which it needs: a validator sees only the fields before its own.
+    on_success: Literal["keep", "archive"] = "keep"
+
+    @field_validator("on_success")
+    @classmethod
+    def _archive_is_named(cls, on_success: str, info: ValidationInfo) -> str:
+        """Refuse to archive into nowhere."""
+        if on_success == "archive" and "archive" in info.data and info.data["archive"] is None:
+            raise _refused("needs output.archive, the folder that documents are moved to")
+        return on_success
 
 
 class MemorySettings(Section):
@@ -370,12 +406,32 @@ class Settings(Section):
     image: ImageSettings = Field(default_factory=ImageSettings)
     pdf: PdfSettings = Field(default_factory=PdfSettings)
     ocr: OcrSettings = Field(default_factory=OcrSettings)
+    output: OutputSettings = Field(default_factory=OutputSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     state_dir: _Folder = Field(default=".ocr-watcher", validate_default=True)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     source: Path | None = Field(default=None, exclude=True)
+
+    @field_validator("output")
+    @classmethod
+    def _outputs_outside(cls, output: OutputSettings, info: ValidationInfo) -> OutputSettings:
+        """Refuse trees that get in the way of an inbox, and inboxes whose mirror images would be one."""
+        for key in ("folder", "archive"):
+            tree: Path | None = getattr(output, key)
+            if tree is None:
+                continue
+            if (inbox := _inbox_around(tree, info)) is not None:
+                raise _refused(f"must be outside the inbox {inbox}", at=("output", key))
+            watch: WatchSettings | None = info.data.get("watch")
+            named = [inbox.name for inbox in watch.inbox] if watch is not None else []
+            if len(set(named)) < len(named):
+                text = "needs inboxes of different names, since each has a folder of its name in this one"
+                raise _refused(text, at=("output", key))
+        if output.folder is not None and output.folder == output.archive:
+            raise _refused("must not be output.folder", at=("output", "archive"))
+        return output
 
     @field_validator("logging")
     @classmethod
@@ -415,6 +471,11 @@ class Settings(Section):
             apart.append(("state_dir ", state_dir))
         for name, root in cluster.roots.items():
             others = [*apart, *((f"{n} ", r) for n, r in cluster.roots.items() if n != name)]
+            output: OutputSettings | None = info.data.get("output")
+            for key in ("folder", "archive"):
+                tree = getattr(output, key, None)
+                if tree is not None and _is_inside(tree, root):
+                    raise _refused(f"must be outside {name}, a root of the cluster", at=("output", key))
             if (other := _near(root, others)) is not None:
                 raise _refused(
                     f"must be apart from {other}: the local daemon reads its inbox, the hosts of the cluster "

@@ -10,7 +10,8 @@ from ocr_watcher.errors import UnavailableError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ALL = os.R_OK | os.W_OK | os.X_OK
+_READ = os.R_OK | os.X_OK
+_ALL = _READ | os.W_OK
 
 
 def may(path: Path, mode: int) -> bool:
@@ -21,8 +22,8 @@ def may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
-def check_inbox(inbox: Path) -> None:
-    """Find out whether the inbox is a folder that may be read and written.
+def check_inbox(inbox: Path, *, writes: bool = True) -> None:
+    """Find out whether the inbox is a folder that may be read, and written where `writes` says so.
 
     Raises:
         UnavailableError: it is not.
@@ -33,10 +34,32 @@ def check_inbox(inbox: Path) -> None:
             hint="Create it, mount it, or correct watch.inbox. It is never created for you: "
             "an unmounted share must not turn into an empty folder.",
         )
-    if not may(inbox, _ALL):
+    if not may(inbox, _ALL if writes else _READ):
         raise UnavailableError(
-            f"the inbox {inbox} cannot be read and written by this user",
-            hint="Results are written next to the images: give the user read and write permission.",
+            f"the inbox {inbox} cannot be read{' and written' if writes else ''} by this user",
+            hint="Results are written next to the images: give the user read and write permission, or set "
+            "output.folder for results elsewhere."
+            if writes
+            else "Give the user read permission.",
+        )
+
+
+def check_tree(folder: Path, key: str) -> None:
+    """Find out whether a folder that results go to is there and may be written; `key` is its setting.
+
+    Raises:
+        UnavailableError: it is not.
+    """
+    if not os.path.isdir(folder):
+        raise UnavailableError(
+            f"{key} {folder} is {'not a folder' if os.path.exists(folder) else 'missing'}",
+            hint=f"Create it, mount it, or correct {key}. It is never created for you: an unmounted share "
+            "must not turn into an empty folder.",
+        )
+    if not may(folder, _ALL):
+        raise UnavailableError(
+            f"{key} {folder} cannot be read and written by this user",
+            hint="Give the user read and write permission.",
         )
 
 

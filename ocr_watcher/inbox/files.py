@@ -61,11 +61,16 @@ def descend(root: str | Path, parts: tuple[str, ...]) -> int:
     fd = os.open(root, FOLDER)
     for part in parts:
         try:
-            below = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+            below = descend_one(fd, part)
         finally:
             os.close(fd)
         fd = below
     return fd
+
+
+def descend_one(folder: int, part: str) -> int:
+    """Open the folder `part` in an open one; the caller closes the descriptor. Raises OSError."""
+    return os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
 
 
 def open_file(folder: int, name: str) -> BufferedReader:

@@ -95,6 +95,7 @@ class Intake:
         log: FilteringBoundLogger,
         stat: Callable[[str], os.stat_result | None] = lstat,
         lookup: Callable[[str, Stamp], RecordState] = records.lookup,
+        with_records: Callable[[str], str] = lambda path: path,
     ) -> None:
         self._roots = sorted(((str(i), i) for i in inboxes), key=lambda r: len(r[0]), reverse=True)
         self._rules = rules
@@ -104,6 +105,7 @@ class Intake:
         self._log = log
         self._stat = stat
         self._lookup = lookup
+        self._with_records = with_records
         self._waiting: dict[str, _Waiting] = {}
         self._heap: list[tuple[float, int, str]] = []  # (due, tie-break, path); stale entries are skipped
         self._ties = itertools.count()
@@ -112,7 +114,7 @@ class Intake:
         self._paused_heap: list[tuple[float, int, str]] = []  # as `_heap`
         self._tries: dict[str, int] = {}  # of the files that were paused and are in the queue or in hand
         # path -> what was seen of the file and of the record in its way
-        self._blocked: dict[str, tuple[int, int]] = {}
+        self._blocked: dict[str, tuple[int, ...]] = {}
         self._returned: set[str] = set()  # offered before, and came back without an end
         # path -> hash of the version whose record was read: a rescan of 100,000 finished files
         # must not read 100,000 records again
@@ -408,11 +410,11 @@ class Intake:
             self._blocked[path] = self._block(path, status)
         return state
 
-    def _block(self, path: str, status: os.stat_result) -> tuple[int, int]:
-        """What changes where a blocked file, or the file in its way, does."""
-        folder, name = os.path.split(path)
-        in_the_way = self._stat(os.path.join(folder, names.records_of(name).sidecar))
-        return _version(status), 0 if in_the_way is None else _version(in_the_way)
+    def _block(self, path: str, status: os.stat_result) -> tuple[int, ...]:
+        """What changes where a blocked file, or a file that may be in its way, does."""
+        folder, name = os.path.split(self._with_records(path))
+        others = (self._stat(os.path.join(folder, other)) for other in names.in_the_way(name))
+        return _version(status), *(0 if other is None else _version(other) for other in others)
 
     def _remember(self, path: str, stamp: Stamp, *, failed: bool) -> None:
         if len(self._known) >= _MAX_KNOWN and path not in self._known:

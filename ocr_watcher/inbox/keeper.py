@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocr_watcher.errors import UnavailableError
-from ocr_watcher.inbox import access, intake, records
+from ocr_watcher.inbox import intake
 from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.inbox.watch import Events, Watcher
@@ -69,6 +70,7 @@ class Keeper(threading.Thread):
         still_busy: Callable[[], set[str]],
         wake: Callable[[], None],
         log: FilteringBoundLogger,
+        places: Places | None = None,
     ) -> None:
         """Nothing is done before `start`.
 
@@ -81,6 +83,7 @@ class Keeper(threading.Thread):
             wake: called when the inbox was opened, when the last file is through or the first one comes, and
                 when the thread has ended.
             log: where it tells what it does.
+            places: where records are; beside the documents if not given.
         """
         super().__init__(name=f"keeper {inbox}", daemon=True)
         self.inbox = inbox
@@ -93,6 +96,7 @@ class Keeper(threading.Thread):
         self._still_busy = still_busy
         self._wake = wake
         self._log = log
+        self._places = places or Places((inbox,))
         self._bell = Bell()
         self._opened = threading.Event()
         self._watching = threading.Event()
@@ -114,6 +118,7 @@ class Keeper(threading.Thread):
             log=log,
             stat=self._stat,
             lookup=self._lookup,
+            with_records=self._places.with_records,
         )
         self._scan: Scan | None = None
         self._first_scan = True
@@ -201,7 +206,8 @@ class Keeper(threading.Thread):
         told = ""
         while not self._ends:
             try:
-                access.check_inbox(self.inbox)
+                for check in self._places.checks(self.inbox):
+                    check()
                 self._claim(self.inbox)
             except UnavailableError as error:
                 if not self._go:
@@ -301,6 +307,8 @@ class Keeper(threading.Thread):
                 recursive=self._habits.recursive,
                 log=self._log,
                 clock=self._clock,
+                has_record=self._places.has_record,
+                trees=self._places.trees_of(self.inbox) if self._first_scan else (),
             )
 
     def _claim_once_more(self) -> None:
@@ -322,4 +330,4 @@ class Keeper(threading.Thread):
 
     def _lookup(self, path: str, stamp: Stamp) -> RecordState:
         self._clock()
-        return records.lookup(path, stamp)
+        return self._places.lookup(path, stamp)

@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocr_watcher import names
 from ocr_watcher.job import Stamp
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ class Rules:
         """Whether a file of this name is an image to be read."""
         dot = name.rfind(".")
         # dot > 0: ".png" is a hidden file without extension
-        return dot > 0 and name[dot:].lower() in self.extensions and self.ignore.match(name) is None
+        return (
+            dot > 0
+            and name[dot:].lower() in self.extensions
+            and self.ignore.match(name) is None
+            and not names.is_output(name)
+        )
 
 
 def rules_of(settings: Settings) -> Rules:

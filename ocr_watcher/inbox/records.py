@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from ocr_watcher import names
+from ocr_watcher.document import Output
 from ocr_watcher.errors import OutputExistsError
 from ocr_watcher.inbox.files import stat_file
 from ocr_watcher.job import Stamp
@@ -29,6 +30,9 @@ _HEAD = re.compile(
     rb'"source": \{"name": ("(?:[^"\\]|\\.)*"), "size_bytes": (\d+), "mtime_ns": (-?\d+)'
 )
 _OURS = b'{"schema": "ocr-watcher/'
+# The outputs follow the source. Seven names and their hashes take 12 KiB at most.
+_MANIFEST_BYTES = 1 << 15
+_SOURCE, _OUTPUTS = '"source": ', ', "outputs": '
 
 # What opening or reading says of nothing, a link, a socket or a pipe, a folder.
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
@@ -75,8 +79,65 @@ def _lookup(document: str, stamp: Stamp, folder: int | None) -> RecordState:
         return RecordState.FAILED
     if error.get("code") != OutputExistsError.code:
         return RecordState.RETRY
-    in_the_way = _is_somebody_elses(found) if found is not None else _is_there(folder, sidecar)
+    if (kind := error.get("format")) in names.OUTPUT_SUFFIXES:
+        in_the_way = _is_there(folder, os.path.join(head, names.output_of(tail, kind)))
+    else:
+        in_the_way = _is_somebody_elses(found) if found is not None else _is_there(folder, sidecar)
     return RecordState.BLOCKED if in_the_way else RecordState.OPEN
+
+
+def manifest(folder: int, sidecar: str) -> tuple[Output, ...]:
+    """The outputs that a sidecar in the open folder names; none where it is no sidecar of ours.
+
+    Raises OSError where the operating system refuses.
+    """
+    head = (_read(folder, sidecar, _MANIFEST_BYTES) or b"").decode("utf-8", "replace")
+    if not head.startswith(_OURS.decode()):
+        return ()
+    decoder = json.JSONDecoder()
+    try:
+        _, end = decoder.raw_decode(head, head.index(_SOURCE) + len(_SOURCE))
+        if not head.startswith(_OUTPUTS, end):
+            return ()
+        found, _ = decoder.raw_decode(head, end + len(_OUTPUTS))
+        return tuple(
+            Output(str(one["format"]), str(one["name"]), int(one["size_bytes"]), str(one["sha256"]))
+            for one in found
+        )
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def claimed(folder: int, claim: str) -> dict[str, list[str]]:
+    """What a claim says (`names.claim_of`): the name of a sidecar, and `SIZE:SHA256` of outputs by name.
+
+    The sidecar is under the empty name. Nothing where there is no claim, or a power loss left half of one.
+    Raises OSError where the operating system refuses.
+    """
+    try:
+        found = json.loads(_read(folder, claim, _MANIFEST_BYTES) or b"{}")
+        return {str(name): [str(one) for one in what] for name, what in found.items()}
+    except (ValueError, AttributeError, TypeError):
+        return {}
+
+
+def is_needed(folder: int, leftover: str) -> bool:
+    """Whether a leftover is a claim without which outputs would be taken for somebody else's.
+
+    Raises OSError where the operating system refuses.
+    """
+    if not names.is_claim(leftover):
+        return False
+    outputs = claimed(folder, leftover)
+    named = {
+        (output.name, f"{output.size_bytes}:{output.sha256}")
+        for sidecar in outputs.pop("", [])
+        for output in manifest(folder, sidecar)
+    }
+    return any(
+        stat_file(folder, name) is not None and not any((names.printable(name), one) in named for one in what)
+        for name, what in outputs.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ocr_watcher import names
+from ocr_watcher.errors import FileError
+from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import FOLDER, descend, remove_leftover
+from ocr_watcher.inbox.ready import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
     from ocr_watcher.inbox.intake import Intake
-    from ocr_watcher.inbox.ready import Rules
 
+_NOTHING = Rules.of((), (), 0.0)
 # The longest that a walk goes on without a pause (s), unless one call of the operating system takes longer.
 _PAUSE_EVERY_S = 0.005
 # Folders above the one in hand that are kept open. However deep the tree, no more descriptors are needed: the
@@ -67,6 +70,7 @@ def walk(
     recursive: bool,
     trouble: Callable[[str, OSError], None],
     is_current: Callable[[str, os.stat_result], bool] = lambda _path, _status: False,
+    has_record: Callable[[str], bool] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Found | Leftover | OutOfReach | None]:
     """Walk `folder` lazily and yield what may be work; None now and then, so that the caller can pause.
@@ -74,7 +78,8 @@ def walk(
     An image that has a record and of which `is_current` says that this version is done is left out. Links are
     never followed, also where one takes a folder's place while the scan is under way. A folder that
     cannot be listed is told to `trouble` and left out. The time of a walk grows with the number of entries,
-    whatever their depth.
+    whatever their depth. `has_record` tells whether there is a record of the image of this path; without it,
+    records are looked for beside the image.
     """
     pauses = _Pauses(clock)
     tree = _Tree(folder, trouble)
@@ -82,7 +87,14 @@ def walk(
         for entered in tree.steps():
             if entered:
                 try:
-                    yield from _visit(tree, rules, pauses, recursive=recursive, is_current=is_current)
+                    yield from _visit(
+                        tree,
+                        rules,
+                        pauses,
+                        recursive=recursive,
+                        is_current=is_current,
+                        has_record=has_record,
+                    )
                 except OSError as error:
                     trouble(tree.path, error)
             if pauses.is_due():
@@ -241,6 +253,7 @@ def _visit(
     *,
     recursive: bool,
     is_current: Callable[[str, os.stat_result], bool],
+    has_record: Callable[[str], bool] | None,
 ) -> Iterator[Found | Leftover | OutOfReach | None]:
     """Look through the folder in hand; raises OSError where it cannot be listed."""
     fd, here = tree.fd, tree.path
@@ -265,10 +278,13 @@ def _visit(
         except OSError:
             continue  # gone meanwhile
         path = prefix + name
-        # The usual name first: of 100,000 finished images, all but a few have it.
-        records = f"{name}{names.SIDECAR_SUFFIX}" in recorded or not recorded.isdisjoint(
-            names.records_of(name)
-        )
+        if has_record is not None:
+            records = has_record(path)
+        else:
+            # The usual name first: of 100,000 finished images, all but a few have it.
+            records = f"{name}{names.SIDECAR_SUFFIX}" in recorded or not recorded.isdisjoint(
+                names.records_of(name)
+            )
         if not (records and is_current(path, status)):
             yield Found(path, status, records)
 
@@ -335,13 +351,18 @@ class Scan:
         recursive: bool,
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
+        has_record: Callable[[str], bool] | None = None,
+        trees: Iterable[Path] = (),
     ) -> None:
+        """`trees` are looked through for what killed processes left; nothing else in them is work."""
         self._inboxes = inboxes
         self._rules = rules
         self._intake = intake
         self._recursive = recursive
         self._log = log
         self._clock = clock
+        self._has_record = has_record
+        self._trees = tuple(trees)
         self._steps = self._walk()
         self._troubled = False
         self._started = clock()
@@ -358,6 +379,7 @@ class Scan:
                 self._rules,
                 recursive=self._recursive,
                 is_current=self._is_current,
+                has_record=self._has_record,
                 trouble=self._trouble,
             ):
                 if isinstance(item, Found):
@@ -367,6 +389,13 @@ class Scan:
                     self._remove(item)
                 elif item is not None:
                     self._intake.ignore(item.path, names.OUT_OF_REACH)
+                yield
+        for tree in self._trees:
+            for item in walk(
+                str(tree), _NOTHING, recursive=True, trouble=self._tree_trouble, clock=self._clock
+            ):
+                if isinstance(item, Leftover):
+                    self._remove(item)
                 yield
         if not self._troubled:
             yield from self._intake.forget_gone(self._unchanged)
@@ -378,12 +407,21 @@ class Scan:
         return True
 
     def _remove(self, leftover: Leftover) -> None:
-        removed = remove_leftover(leftover.folder, os.path.basename(leftover.path))
+        name = os.path.basename(leftover.path)
+        try:
+            if records.is_needed(leftover.folder, name):
+                return
+        except (OSError, FileError):  # the next scan looks again
+            return
+        removed = remove_leftover(leftover.folder, name)
         if removed or (removed is not None and self._intake.is_new(leftover.path)):
             self._log.info("file.leftover", path=leftover.path, removed=removed)
 
     def _trouble(self, folder: str, error: OSError) -> None:
         self._troubled = True
+        self._tree_trouble(folder, error)
+
+    def _tree_trouble(self, folder: str, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             self._log.warning("scan.trouble", path=folder, message=f"cannot list it: {error.strerror}")
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -95,6 +97,36 @@ class Picture:
         )
 
 
+@dataclass(frozen=True, repr=False)
+class Encoded:
+    """The picture of a page in the bytes that the file has for it, where other files may hold the same.
+
+    Attributes:
+        kind: `jpeg`: a whole JPEG file. `png`: the zlib stream of a PNG without interlacing and transparency,
+            with its row filters.
+        data: The bytes.
+        width_px: Width as stored, before `orientation`.
+        height_px: Height as stored.
+        components: Values a pixel; 1 grey or an index into `palette`, 3 red, green, blue, 4 CMYK.
+        bits: Bits a value.
+        palette: Three bytes for each colour.
+        inverted: 0 is white, as Adobe stores CMYK.
+        orientation: As in EXIF, 1 to 8.
+        dpi: Pixels an inch, where the file says so.
+    """
+
+    kind: Literal["jpeg", "png"]
+    data: bytes
+    width_px: int
+    height_px: int
+    components: int
+    bits: int = 8
+    palette: bytes | None = None
+    inverted: bool = False
+    orientation: int = 1
+    dpi: float | None = None
+
+
 @dataclass(frozen=True)
 class PageText:
     """A page whose text is in the file, so that nobody has to look at it.
@@ -112,6 +144,23 @@ class PageText:
     lines: tuple[Line, ...]
     turned_deg: int = 0
     dpi: float | None = None
+
+
+class Layered(Protocol):
+    """An open PDF, to a copy of which invisible text can be added."""
+
+    def with_layer(self, layer: bytes, pages: Sequence[int], limits: DecodeLimits) -> Iterator[bytes]:
+        """Give the document with text beneath what is on its pages, and otherwise as it is.
+
+        Args:
+            layer: A PDF with a page for each of `pages`, of the shape in which a viewer shows it.
+            pages: Indices in their order. Where there are none, the bytes of the document are given.
+            limits: What it may cost.
+
+        Raises:
+            OutputNotPossibleError: The document is damaged in a way in which it can be read, but not written.
+            FileError: Whatever else is wrong.
+        """
 
 
 class OpenDocument(Protocol):
@@ -148,6 +197,17 @@ class OpenDocument(Protocol):
             OutOfMemoryError: Memory ran out while decoding.
             FileError: Whatever else is wrong with the page.
         """
+
+    def encoded(self, index: int) -> Encoded | None:
+        """Give the picture of page `index` as the file has it; None where it has none that others may hold.
+
+        Raises:
+            FileError: As `picture`.
+        """
+
+    @property
+    def layered(self) -> Layered | None:
+        """What adds text to the document as it is, where that is possible: it is a PDF."""
 
     def close(self) -> None:
         """Let go of everything but the file, which is the caller's."""

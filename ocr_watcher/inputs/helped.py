@@ -19,7 +19,7 @@ from ocr_watcher.errors import (
     TruncatedError,
     UnreadableError,
 )
-from ocr_watcher.inputs.base import DecodeLimits, PageText, Picture
+from ocr_watcher.inputs.base import DecodeLimits, Encoded, PageText, Picture
 from ocr_watcher.inputs.helper_process import Budget, Helper, HelperEndedError, Kind, descriptor_of
 from ocr_watcher.inputs.limits import MIB, check_budget, check_pixels, check_size, fit
 
@@ -83,6 +83,7 @@ class HelpedDocument:
     """See `inputs.base.OpenDocument`: one picture. Each time it is asked for, a helper decodes it anew."""
 
     has_separate_pages = False
+    layered = None
     pages = 1
 
     def __init__(self, family: HelpedFamily, file: BinaryIO, size_bytes: int, limits: DecodeLimits) -> None:
@@ -123,6 +124,10 @@ class HelpedDocument:
             raise _ended(ended) from ended
         finally:
             self.close()  # with what the decoder keeps
+
+    def encoded(self, _index: int) -> Encoded | None:
+        """See `OpenDocument`: no other file can hold these as they are."""
+        return None
 
     def _picture(self, helper: Helper, answer: dict[str, Any]) -> Picture:
         try:

@@ -39,6 +39,7 @@ _KINDS = {
     "pdf": "ocr_watcher.inputs.pdf_pages",
     "picture": "ocr_watcher.inputs.picture_helper",
     "heif": "ocr_watcher.inputs.picture_helper",
+    "pdf_layer": "ocr_watcher.inputs.pdf_layer",
 }
 _WITH_THREADS = frozenset({"heif"})  # libheif decodes nothing without one
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocr_watcher.errors import UnreadableError
 from ocr_watcher.inputs import directories
+from ocr_watcher.inputs.base import Encoded
 from ocr_watcher.inputs.directories import MAX_FRACTIONS, MAX_NUMBERS
 from ocr_watcher.inputs.raster import Cost, Layout, RasterFamily, begins_with, stored
 
@@ -28,11 +30,17 @@ MAX_FILL_BYTES = 1 << 20
 
 # A marker, not counting those without a length of their own: restarts, and what is no marker at all.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-_START_OF_SCAN, _END_OF_IMAGE, _APP1 = b"\xda", b"\xd9", b"\xe1"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
+_APP0, _APP1, _APP14 = b"\xe0", b"\xe1", b"\xee"
+_BASELINE_AND_PROGRESSIVE = frozenset({b"\xc0", b"\xc1", b"\xc2"})
 _EXIF = b"Exif\0\0"
 
 # Beside the pixels that come out: decoding 100 megapixels at an eighth takes 0.35 bytes for each of them.
 _READ_BYTES = 0.35
+
+
+# Densities beyond these are what cameras and editors write where they know nothing.
+_LEAST_DPI, _MOST_DPI = 90.0, 2400.0
 
 
 class _Segment(NamedTuple):
@@ -106,10 +114,39 @@ def _in_several_scans(image: ImageFile, data: bytes, components: int) -> bool:
     return first is not None and data[first.at : first.at + 1] != bytes([components])
 
 
+def _encoded(data: bytes) -> Encoded | None:
+    """Find what a PDF says of a JPEG; None for those that its readers may not decode as Pillow does."""
+    dpi, adobe = None, False
+    for _, marker, at, end in _segments(data):
+        if marker == _APP0 and data.startswith(b"JFIF\0", at):
+            unit, density = data[at + 7], int.from_bytes(data[at + 8 : at + 10], "big")
+            dpi = {1: 1.0, 2: 2.54}.get(unit, 0.0) * density
+        elif marker == _APP14:
+            adobe = adobe or data.startswith(b"Adobe", at)
+        elif marker in _BASELINE_AND_PROGRESSIVE:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at)
+            names = data[at + 6 : end : 3]
+            # Without Adobe's mark readers of PDF take these three for brightness and colour differences.
+            is_rgb = names[:3] == b"RGB" and not adobe
+            if bits != 8 or components not in {1, 3, 4} or is_rgb:
+                return None
+            return Encoded(
+                "jpeg",
+                data,
+                width,
+                height,
+                components,
+                inverted=adobe and components == 4,
+                dpi=dpi if dpi and _LEAST_DPI <= dpi <= _MOST_DPI else None,
+            )
+    return None
+
+
 JPEG = RasterFamily(
     "JPEG",
     sniff=begins_with(b"\xff\xd8\xff"),
     has_end=lambda data: b"\xff\xd9" in data[-1024:],  # phones append a little of their own
     inspect=_inspect,
     cost=_cost,
+    encoded=_encoded,
 )

@@ -19,13 +19,15 @@ from ocr_watcher.errors import (
     FileError,
     HeavyPageError,
     OutOfMemoryError,
+    OutputNotPossibleError,
     ShortOfMemoryError,
     SlowPageError,
     TooManyPagesError,
     TruncatedError,
     UnreadableError,
+    UnsupportedFormatError,
 )
-from ocr_watcher.inputs.base import DecodeLimits, PageText, Picture
+from ocr_watcher.inputs.base import DecodeLimits, Encoded, PageText, Picture
 from ocr_watcher.inputs.helper_process import (
     Budget,
     Helper,
@@ -34,9 +36,11 @@ from ocr_watcher.inputs.helper_process import (
     Protection,
     descriptor_of,
 )
-from ocr_watcher.inputs.limits import check_size, fit
+from ocr_watcher.inputs.limits import MIB, check_size, fit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from ocr_watcher.document import Polygon
 
 DPI = 300
@@ -54,6 +58,13 @@ _KIND = Kind("pdf", ("pypdfium2_raw",), "pypdfium2")
 _MAX_RSS_MB = 350.0
 # However little memory is left, a helper may have this much (MiB): enough for nearly every page.
 _LEAST_RSS_MB = 100.0
+# For adding text: what a helper has before (27), and an allowance (MiB). It has the file in memory, the copy
+# that it parses, and what it makes.
+_LAYER_KIND = Kind("pdf_layer", ("lxml", "packaging", "pikepdf"), "pikepdf")
+_LAYER_RSS_MB = 100.0
+_COPIES_OF_FILE = 6
+_PART_BYTES = 1 << 20
+_MAX_GROWTH = 4
 # A page that took too much, or ended the helper, is tried again at half the side, in half the time.
 _TRIES = (1, 2)
 
@@ -148,6 +159,43 @@ class PdfDocument:
                 ended = error
         raise _failed(f"{what}, at half the size too", ended)
 
+    def encoded(self, _index: int) -> Encoded | None:
+        """See `OpenDocument`: there may be more on a page than a picture."""
+        return None
+
+    @property
+    def layered(self) -> PdfDocument:
+        """See `OpenDocument`."""
+        return self
+
+    def with_layer(self, layer: bytes, pages: Sequence[int], limits: DecodeLimits) -> Iterator[bytes]:
+        """See `inputs.base.Layered`. Another helper does it, which has PDF objects but draws nothing."""
+        self.close()
+        size_bytes = self._file.seek(0, os.SEEK_END)
+        if not pages:
+            self._file.seek(0)
+            yield from iter(lambda: self._file.read(_PART_BYTES), b"")
+            return
+        with descriptor_of(self._file) as descriptor:
+            helper = Helper(_LAYER_KIND, descriptor, max(len(layer), _PART_BYTES))
+        file_mb = (size_bytes + len(layer)) / MIB
+        budget = Budget(limits.pdf.page_timeout_s, _LAYER_RSS_MB + _COPIES_OF_FILE * file_mb)
+        most = _MAX_GROWTH * size_bytes + 2 * len(layer) + _PART_BYTES
+        try:
+            helper.put(layer)
+            passwords = list(limits.pdf.passwords)
+            request = {"do": "add", "size": len(layer), "pages": list(pages), "passwords": passwords}
+            left = min(most, _size_in(helper.ask(request, budget)))
+            at = 0
+            while left > 0:
+                part = helper.content(_size_in(helper.ask({"do": "take", "at": at}, budget)))
+                at, left = at + len(part), left - len(part)
+                yield part[: len(part) + min(0, left)]
+        except HelperEndedError as ended:
+            raise OutputNotPossibleError(f"no text can be added to the PDF: {ended}") from ended
+        finally:
+            helper.close()
+
     @property
     def protection(self) -> Protection:
         """Which of the kernel's filters hold in the helper."""
@@ -231,18 +279,24 @@ class PdfDocument:
 
     def _error(self, code: str, what: str) -> FileError:
         """Translate an error that the helper answered with."""
+        error: FileError = UnreadableError(f"{what} is damaged")
         match code:
             case "password" | "security":
-                return self._encrypted(code)
+                error = self._encrypted(code)
             case "memory":
-                return OutOfMemoryError(f"there is not enough memory to decode {what}")
+                error = OutOfMemoryError(f"there is not enough memory to decode {what}")
+            case "xfa":
+                error = UnsupportedFormatError(
+                    "the PDF is a dynamic XFA form, which only Adobe's programs show",
+                    hint="Open it in Adobe Reader, and print it to a PDF.",
+                )
             case "no_pages":
-                return UnreadableError("the PDF has no pages")
+                error = UnreadableError("the PDF has no pages")
             case "size":
-                return UnreadableError(f"{what} is damaged: it has no size")
+                error = UnreadableError(f"{what} is damaged: it has no size")
             case _ if what == "the file" and not self._has_end():
-                return TruncatedError("the PDF ends before its document does")
-        return UnreadableError(f"{what} is damaged")
+                error = TruncatedError("the PDF ends before its document does")
+        return error
 
     def _encrypted(self, code: str) -> FileError:
         if code == "security":
@@ -260,6 +314,19 @@ class PdfDocument:
             return _END in self._file.read(_END_WITHIN_BYTES)
         except OSError:
             return True
+
+
+def _size_in(answer: dict[str, Any]) -> int:
+    """How many bytes the helper has made, or gives."""
+    if "error" in answer:
+        raise OutputNotPossibleError(f"no text can be added to the PDF: {str(answer['error'])[:200]}")
+    try:
+        size_bytes = int(answer["size"])
+    except _MALFORMED as error:
+        raise OutputNotPossibleError("no text can be added to the PDF") from error
+    if size_bytes < 1:
+        raise OutputNotPossibleError("no text can be added to the PDF: nothing comes of it")
+    return size_bytes
 
 
 def _failed(what: str, ended: HelperEndedError | None) -> FileError:

@@ -82,7 +82,7 @@ def serve(document: ctypes.Array[ctypes.c_char], shared: ctypes.Array[ctypes.c_c
 class PdfPages:
     """An open document; one page is loaded at a time.
 
-    Raises `RefusalError`: `password`, `security`, `damaged`, `no_pages`, `size` or `memory`.
+    Raises `RefusalError`: `password`, `security`, `damaged`, `xfa`, `no_pages`, `size` or `memory`.
     """
 
     def __init__(self, data: ctypes.Array[ctypes.c_char], passwords: list[str]) -> None:
@@ -100,8 +100,11 @@ class PdfPages:
     def _load_form(self) -> tuple[pdfium.FPDF_FORMHANDLE | None, pdfium.FPDF_FORMFILLINFO]:
         """Without this, PDFium does not draw what was filled in; to be called before a page is loaded."""
         info = pdfium.FPDF_FORMFILLINFO(version=2)
-        if pdfium.FPDF_GetFormType(self._document) == pdfium.FORMTYPE_NONE:
-            return None, info
+        match pdfium.FPDF_GetFormType(self._document):
+            case pdfium.FORMTYPE_NONE:
+                return None, info
+            case pdfium.FORMTYPE_XFA_FULL:  # its only page asks to wait until the program has made others
+                raise RefusalError("xfa")
         return pdfium.FPDFDOC_InitFormFillEnvironment(self._document, info), info
 
     def size_pt(self, index: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ exception, and pixels are decoded only after the header was held against the lim
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -22,7 +22,7 @@ from ocr_watcher.errors import (
     UnsupportedFormatError,
 )
 from ocr_watcher.inputs import pillow
-from ocr_watcher.inputs.base import DecodeLimits, Picture
+from ocr_watcher.inputs.base import DecodeLimits, Encoded, Picture
 from ocr_watcher.inputs.limits import MIB, check_budget, check_pixels, fit, read_whole
 from ocr_watcher.inputs.shrink import Raster, shrink, to_bgr
 
@@ -103,6 +103,11 @@ def load(image: ImageFile, _data: bytes) -> Decoded:
     return Decoded(image)
 
 
+def _never(_data: bytes) -> Encoded | None:
+    """Say that no other file may hold these bytes."""
+    return None
+
+
 @dataclass(frozen=True)
 class RasterFamily:
     """A family of images (see `inputs.base.Family`), told by what it does differently from the others.
@@ -117,6 +122,7 @@ class RasterFamily:
         cost: An upper estimate for the page at hand, after it was told to decode at reduced scale if it can.
             Takes the image, the file's bytes, and width and height of the page.
         decode: Decode the page at hand.
+        encoded: Give the one picture in a file's bytes, as `OpenDocument.encoded`, without its orientation.
     """
 
     name: str
@@ -125,6 +131,7 @@ class RasterFamily:
     inspect: Callable[[bytes, DecodeLimits], Layout] = one_frame
     cost: Callable[[ImageFile, bytes, tuple[int, int]], Cost] = stored
     decode: Callable[[ImageFile, bytes], Decoded] = load
+    encoded: Callable[[bytes], Encoded | None] = _never
 
     def max_file_bytes(self, limits: DecodeLimits) -> int:
         """See `Family`."""
@@ -144,6 +151,8 @@ class RasterDocument:
     The bytes of a file of several pages are kept until it is closed. Those of other files are kept until the
     page is decoded: if it is asked for again, the file is read again.
     """
+
+    layered = None
 
     def __init__(self, family: RasterFamily, file: BinaryIO, limits: DecodeLimits) -> None:
         self._family = family
@@ -191,6 +200,19 @@ class RasterDocument:
         if several:
             self._image, self._decoded = image, frame
         return picture
+
+    def encoded(self, index: int) -> Encoded | None:
+        """See `OpenDocument`."""
+        if len(self._frames) > 1 or index > 0 or self._family.encoded is _never:
+            return None
+        image, _ = self._open()
+        data, self._data = self._data, b""
+        with _decoder(self._family, data, "the file"):
+            encoded = self._family.encoded(data)
+            orientation = pillow.orientation(image) if encoded is not None else 1
+        if encoded is None or not isinstance(orientation, int):
+            return encoded
+        return replace(encoded, orientation=orientation)
 
     def close(self) -> None:
         """See `OpenDocument`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
@@ -22,24 +23,30 @@ from ocr_watcher.errors import (
     FileError,
     JobTimeoutError,
     NoPageError,
+    OutputError,
     ShortOfMemoryError,
     SlowPageError,
     VanishedError,
 )
+from ocr_watcher.inbox import records
 from ocr_watcher.inbox.files import access_error, open_file, open_folder, stat_file
+from ocr_watcher.inbox.places import Places
+from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Outcome, Stamp
 from ocr_watcher.jobs.observers import JobEnded
 from ocr_watcher.jobs.pages import Pages
 from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict, judge
-from ocr_watcher.outputs import commit, sidecar
+from ocr_watcher.outputs import archive, commit, sidecar
+from ocr_watcher.outputs.base import About
+from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from io import BufferedReader
 
     from ocr_watcher.document import EngineFacts
-    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument
+    from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.journal import Attempts, Journal
     from ocr_watcher.jobs.observers import Observer
@@ -72,7 +79,9 @@ class Tools:
     """What attempts work with.
 
     `limits` are those of the settings; `settings_key` names everything that decides how a page is read;
-    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued.
+    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued. `places` says where
+    records and finished documents go. `formats` are the outputs beside the JSON, keys of
+    `outputs.formats.FORMATS`; `words` says that the JSON has words.
     """
 
     reader: Reader
@@ -87,7 +96,40 @@ class Tools:
     supervision: Supervision
     observer: Observer
     others_wait: Callable[[], bool]
+    places: Places = field(default_factory=Places)
+    formats: tuple[str, ...] = ()
+    words: bool = False
     clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Descriptors of the folders of a document and of its records, which often is the same."""
+
+    document: int
+    records: int
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """See `outputs.base.Pictures`."""
+
+    opened: OpenDocument
+    limits: Callable[[], DecodeLimits]
+
+    def encoded(self, index: int) -> Encoded | None:
+        return self.opened.encoded(index)
+
+    def picture(self, index: int, max_side_px: int) -> Picture:
+        return self.opened.picture(index, replace(self.limits(), max_side_px=max_side_px))
+
+    @property
+    def are_of_a_pdf(self) -> bool:
+        return self.opened.layered is not None
+
+    def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
+        assert self.opened.layered is not None  # noqa: S101 - asked before
+        return self.opened.layered.with_layer(layer, pages, self.limits())
 
 
 class Attempt:
@@ -103,6 +145,7 @@ class Attempt:
         self._sha256: str | None = None
         self._pages: Pages | None = None
         self._document: Document | None = None
+        self._is_committed = False
         self._record: str | None = None
 
     def run(self) -> Outcome:
@@ -128,7 +171,7 @@ class Attempt:
                 job,
                 self._number,
                 verdict.outcome,
-                self._document if verdict is DONE else None,
+                self._document if self._is_committed else None,
                 len(self._pages) if self._pages is not None else 0,
                 self._pages.lines if self._pages is not None else 0,
                 error if isinstance(error, FileError) else None,
@@ -147,19 +190,26 @@ class Attempt:
         known = tools.journal.begin(job.path, job.stamp)
         self._number = known.count + 1
         try:
-            with open_folder(job.root, job.parts) as folder:
-                return self._in_folder(folder, known)
+            with (
+                open_folder(job.root, job.parts) as folder,
+                tools.places.open_records(job.root, job.parts, folder) as place,
+            ):
+                return self._in_folders(_Folders(folder, place), known)
         except _ANYTHING as raised:
             error = self._as_file_error(raised)
             verdict = self._judge(error)
             # Without its folder the file can have no record, so it is not given up.
             return (_LATER if verdict.outcome is Outcome.FAILED else verdict), error
 
-    def _in_folder(self, folder: int, known: Attempts) -> tuple[Verdict, FileError | Interruption | None]:
+    def _in_folders(
+        self, folders: _Folders, known: Attempts
+    ) -> tuple[Verdict, FileError | Interruption | None]:
         error: FileError | Interruption
         try:
-            self._check_attempts(known)
-            self._read_and_write(folder)
+            if not self._is_recorded(folders):
+                self._check_attempts(known)
+                self._read_and_write(folders)
+            self._archive(folders)
         except Interruption as interruption:
             error = interruption
         except _ANYTHING as raised:
@@ -168,7 +218,7 @@ class Attempt:
             return DONE, None
         verdict = self._judge(error)
         if isinstance(error, FileError) and verdict.record in (Record.PASSING_ERROR, Record.FINAL_ERROR):
-            verdict, error = self._write_error(folder, error, verdict)
+            verdict, error = self._write_error(folders, error, verdict)
         return verdict, error
 
     def _judge(self, error: FileError | Interruption) -> Verdict:
@@ -217,48 +267,64 @@ class Attempt:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _read_and_write(self, folder: int) -> None:
+    def _read_and_write(self, folders: _Folders) -> None:
+        job, tools = self._job, self._tools
+        commit.check_place(folders.records, job.name, tools.formats)  # before the work, not after it
+        with ExitStack() as held:
+            with open_file(folders.document, job.name) as file:
+                like = os.fstat(file.fileno())
+                if Stamp.of(like) != job.stamp:
+                    raise ChangedError("it changed while it was queued: looking at it again")
+                opened = self._open(file)
+                try:
+                    pages = self._read(opened)
+                    writing = held.enter_context(Writing(folders.records, job.name, tools.formats, like))
+                    self._write(writing, pages, opened)
+                finally:
+                    opened.close()
+            self._check_unchanged(folders.document, like)
+            self._document = self._describe(pages, writing)
+            pieces = sidecar.document_json(self._document, words=tools.words)
+            commit.commit(folders.records, job.name, like, pieces, writing.makings)
+        self._is_committed = True
+
+    def _check_unchanged(self, folder: int, like: os.stat_result) -> None:
         job = self._job
-        commit.check_place(folder, job.name)  # before the work, not after it
-        with open_file(folder, job.name) as file:
-            like = os.fstat(file.fileno())
-            if Stamp.of(like) != job.stamp:
-                raise ChangedError("it changed while it was queued: looking at it again")
-            pages = self._read(file)
         status = stat_file(folder, job.name)
         if status is None:
             raise VanishedError(f"{names.printable(job.name)} was removed while it was being read")
         if (status.st_dev, status.st_ino, Stamp.of(status)) != (like.st_dev, like.st_ino, job.stamp):
             raise ChangedError("it changed while it was read: reading it again")
-        self._document = self._describe(pages)
-        commit.commit(folder, job.name, like, sidecar.document_json(self._document))
 
-    def _read(self, file: BufferedReader) -> Pages:
-        """Every page of the open file, beginning with the first that was not read before."""
-        job, tools = self._job, self._tools
-        if job.stamp.size_bytes <= tools.reader.max_file_bytes(file, tools.limits):
+    def _open(self, file: BufferedReader) -> OpenDocument:
+        tools = self._tools
+        if self._job.stamp.size_bytes <= tools.reader.max_file_bytes(file, tools.limits):
             file.seek(0)
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        opened = tools.reader.open(file, tools.limits)
-        try:
-            key = f"{self._sha256}:{tools.settings_key}"
-            pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
-            first = len(pages)
-            if self._used_up is not None and first == 0:
-                raise self._used_up  # those that were kept are of another version
-            if first:
-                tools.observer.resumed(job, first, opened.pages)
-            for index in range(first, opened.pages):
-                if index > first:
-                    self._between_pages()
-                tools.observer.page_started(job, index, opened.pages)
-                self._read_page(opened, index, pages)
-        finally:
-            opened.close()
+        return tools.reader.open(file, tools.limits)
+
+    def _read(self, opened: OpenDocument) -> Pages:
+        """Every page of a document, beginning with the first that was not read before.
+
+        Raises `NoPageError` where none can be read, and what ends the attempt.
+        """
+        job, tools = self._job, self._tools
+        key = f"{self._sha256}:{tools.settings_key}"
+        pages = self._pages = Pages(tools.journal, job.path, key, total=opened.pages)
+        first = len(pages)
+        if self._used_up is not None and first == 0:
+            raise self._used_up  # those that were kept are of another version
+        if first:
+            tools.observer.resumed(job, first, opened.pages)
+        for index in range(first, opened.pages):
+            if index > first:
+                self._between_pages()
+            tools.observer.page_started(job, index, opened.pages)
+            self._read_page(opened, index, pages)
         if pages.first_error is not None and pages.failed == len(pages):
-            reason = pages.first_error.message
             raise NoPageError(
-                f"none of {len(pages)} pages can be read: {reason}", code=pages.first_error.code
+                f"none of {len(pages)} pages can be read: {pages.first_error.message}",
+                code=pages.first_error.code,
             )
         return pages
 
@@ -281,7 +347,7 @@ class Attempt:
                     raise
                 raise error from raised
             tools.observer.page_failed(job, index, opened.pages, error)
-            read = PageRead(Page(index, 0, 0, 1.0, (), error=PageError(error.code, str(error))))
+            read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
         else:
             tools.observer.page_read(job, read, opened.pages)
         pages.add(read)
@@ -322,6 +388,82 @@ class Attempt:
         if tools.clock() - self._started > _TURN_S and tools.others_wait():
             raise Interruption(Outcome.PAUSED)
 
+    # -- writing -------------------------------------------------------------------------------
+
+    def _write(self, writing: Writing, pages: Pages, opened: OpenDocument) -> None:
+        """Write all formats, and say which are not possible."""
+        job, tools = self._job, self._tools
+
+        def before_page(page: Page) -> None:
+            # Only for a stop: what is read is kept, but a document that gave way here would be written anew
+            # from its first page each time.
+            if tools.supervision.stop_requested:
+                raise Interruption(Outcome.BROKEN_OFF)
+            tools.observer.page_started(job, page.index, opened.pages)
+
+        about = About(self._source(), f"ocr-watcher {tools.engine.ocr_watcher}", len(pages))
+        pictures = _Pictures(opened, self._decode_limits)
+        writing.write(about, pictures, pages, before_page=before_page)
+        for kind, error in writing.not_possible.items():
+            tools.observer.output_skipped(job, kind, str(error))
+
+    def _is_recorded(self, folders: _Folders) -> bool:
+        """Whether only the way into the archive is left to do: another attempt ended before it or on it."""
+        job, tools = self._job, self._tools
+        if tools.places.archive is None:
+            return False
+        if records.lookup(job.name, job.stamp, folder=folders.records) is RecordState.DONE:
+            return True
+        if folders.records != folders.document:
+            return False
+        try:
+            with tools.places.open_archive(job.root, job.parts, folders.document) as target:
+                return target is not None and archive.has_record(
+                    target, job.name, job.stamp, self._digest(folders)
+                )
+        except FileError:  # then it is read again, which does no harm
+            return False
+
+    def _archive(self, folders: _Folders) -> None:
+        """Move the document into the archive, where there is one.
+
+        Raises `ChangedError`, `VanishedError` or `OutputError`, which leave the record as it is.
+        """
+        job, tools = self._job, self._tools
+        try:
+            with tools.places.open_archive(job.root, job.parts, folders.document) as target:
+                if target is None:
+                    return
+                finished = archive.Finished(
+                    job.name,
+                    job.stamp,
+                    self._digest(folders),
+                    folders.document,
+                    with_records=folders.records == folders.document,
+                )
+                archive.move(finished, target)
+        except (ChangedError, VanishedError, OutputError):
+            raise
+        except _ANYTHING as raised:
+            raise OutputError(f"cannot archive it: {raised or type(raised).__name__}") from raised
+        tools.observer.archived(job)
+
+    def _digest(self, folders: _Folders) -> str:
+        if self._sha256 is None:
+            with open_file(folders.document, self._job.name) as file:
+                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._sha256
+
+    def _decode_limits(self) -> DecodeLimits:
+        """The limits of the settings, narrowed to the memory that a decoder may have now."""
+        tools = self._tools
+        return replace(
+            tools.limits,
+            # A decoder asks for its picture in one piece, and not every one says when it was refused.
+            max_decode_mb=tools.guard.headroom_in_one_mb(tools.memory.figures(), tools.memory.data_mb()),
+            max_decode_mb_ever=tools.guard.headroom_ever_mb(),
+        )
+
     def _limits(self) -> DecodeLimits:
         """The limits of the settings, narrowed to the memory that is left: predicted, not tried.
 
@@ -329,15 +471,10 @@ class Attempt:
         smaller here.
         """
         tools = self._tools
-        figures, data_mb = tools.memory.figures(), tools.memory.data_mb()
+        figures = tools.memory.figures()
         headroom_mb = tools.guard.headroom_mb(figures)
         base_mb, per_megapixel_mb = tools.page_mb()
-        limits = replace(
-            tools.limits,
-            # A decoder asks for its picture in one piece, and not every one says when it was refused.
-            max_decode_mb=tools.guard.headroom_in_one_mb(figures, data_mb),
-            max_decode_mb_ever=tools.guard.headroom_ever_mb(),
-        )
+        limits = self._decode_limits()
         if not per_megapixel_mb:
             return limits
         pixels = (headroom_mb - base_mb) / per_megapixel_mb * 1e6
@@ -361,7 +498,12 @@ class Attempt:
     def _source(self) -> Source:
         return Source(self._job.name, self._job.stamp, self._sha256)
 
-    def _describe(self, pages: Pages) -> Document:
+    def _describe(self, pages: Pages, writing: Writing) -> Document:
+        warnings = {
+            "page_limited": pages.limited,
+            "page_failed": bool(pages.failed),
+            "output_skipped": bool(writing.not_possible),
+        }
         memory = self._tools.memory.figures()
         return Document(
             source=self._source(),
@@ -374,24 +516,24 @@ class Attempt:
                 total_s=self._tools.clock() - self._job.queued_at,
             ),
             memory=MemoryUse(self._rss_before_mb, memory.rss_mb, memory.peak_rss_mb),
-            warnings=(
-                *(("page_limited",) if pages.limited else ()),
-                *(("page_failed",) if pages.failed else ()),
-            ),
+            warnings=tuple(code for code, holds in warnings.items() if holds),
+            outputs=writing.finish(),
         )
 
-    def _write_error(self, folder: int, error: FileError, verdict: Verdict) -> tuple[Verdict, FileError]:
+    def _write_error(
+        self, folders: _Folders, error: FileError, verdict: Verdict
+    ) -> tuple[Verdict, FileError]:
         """Write the error record; where that fails, the same error is told at the next try."""
         job = self._job
         try:
-            like = stat_file(folder, job.name)
+            like = stat_file(folders.document, job.name)
             if like is None:
                 gone = VanishedError(f"{names.printable(job.name)} was removed")
                 return self._judge(gone), gone
             record = sidecar.error_json(
                 self._source(), error, attempts=self._number, will_retry=error.transient
             )
-            commit.commit_error(folder, job.name, like, record)
+            commit.commit_error(folders.records, job.name, like, record)
         except _ANYTHING as trouble:  # not an error while recording an error either
             # This is not the file's fault: the next try ends in the same error, however many there are.
             self._tools.journal.failed(job.path, error.code, str(error))

@@ -32,8 +32,8 @@ _MAX_CAUSES = 8
 class JobEnded:
     """How an attempt ended.
 
-    `document`, `pages` and `lines` where it was read; `error` where it was not; `record` is the name of the
-    record that was written, if any.
+    `document`, `pages` and `lines` where it was read; `error` where it was not, or could not be archived
+    afterwards; `record` is the name of the error record that was written, if any.
     """
 
     job: Job
@@ -67,6 +67,9 @@ class Observer:
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         """Page `index` ran out of memory at this size (longer side); it is read smaller."""
 
+    def output_skipped(self, job: Job, kind: str, why: str) -> None:
+        """There is no output of this format; the document has its other ones."""
+
     def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
         """Page `index` of `pages` cannot be read; the others are read all the same."""
 
@@ -78,6 +81,9 @@ class Observer:
 
     def trouble(self, job: Job, error: BaseException) -> None:
         """Not even the error could be dealt with; the file is tried again."""
+
+    def archived(self, job: Job) -> None:
+        """A finished document was moved into the archive."""
 
     def job_ended(self, ended: JobEnded) -> None:
         """An attempt ended, well or not."""
@@ -115,6 +121,9 @@ class Observers(Observer):
     def out_of_memory(self, job: Job, index: int, side_px: int, why: str) -> None:
         self._tell("out_of_memory", job, index, side_px, why)
 
+    def output_skipped(self, job: Job, kind: str, why: str) -> None:
+        self._tell("output_skipped", job, kind, why)
+
     def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
         self._tell("page_failed", job, index, pages, error)
 
@@ -126,6 +135,9 @@ class Observers(Observer):
 
     def trouble(self, job: Job, error: BaseException) -> None:
         self._tell("trouble", job, error)
+
+    def archived(self, job: Job) -> None:
+        self._tell("archived", job)
 
     def job_ended(self, ended: JobEnded) -> None:
         self._tell("job_ended", ended)
@@ -184,6 +196,9 @@ class LogObserver(Observer):
             "ocr.out_of_memory", path=job.path, page=index + 1, max_side_px=side_px, message=why
         )
 
+    def output_skipped(self, job: Job, kind: str, why: str) -> None:
+        self._log.warning("output.skipped", path=job.path, format=kind, message=why)
+
     def page_failed(self, job: Job, index: int, pages: int, error: FileError) -> None:
         self._log.warning(
             "page.failed",
@@ -205,6 +220,9 @@ class LogObserver(Observer):
         message = f"{type(error).__name__}: {error}"
         self._say(job, "worker.trouble", message)("worker.trouble", path=job.path, message=message)
 
+    def archived(self, job: Job) -> None:
+        self._log.info("file.archived", path=job.path)
+
     def recycled(self, reason: str) -> None:
         self._log.info("memory.recycled", reason=reason)
 
@@ -213,7 +231,7 @@ class LogObserver(Observer):
             self._told.pop(ended.job.path, None)
         if ended.document is not None:
             self._done(ended, ended.document)
-        elif ended.outcome is Outcome.PAUSED:
+        if ended.outcome is Outcome.PAUSED:
             self._log.info(
                 "file.paused",
                 path=ended.job.path,

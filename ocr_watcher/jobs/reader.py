@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ocr_watcher.document import Page
 from ocr_watcher.errors import EngineLostError, OutOfMemoryError
 from ocr_watcher.inputs import table
-from ocr_watcher.ocr import orientation, result
+from ocr_watcher.ocr import order, orientation, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, PageText
+    from ocr_watcher.document import Line, Polygon
+    from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, PageText, Picture
     from ocr_watcher.ocr.engine import Engine
 
 # A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
@@ -45,12 +46,17 @@ class Reader:
         engine: Engine,
         *,
         min_score: float,
+        words: bool = False,
         give_back: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`give_back` returns freed memory to the system; `min_score` is `ocr.min_score`."""
+        """`give_back` returns freed memory to the system; `min_score` is `ocr.min_score`.
+
+        With `words`, lines have their words.
+        """
         self._engine = engine
         self._min_score = min_score
+        self._words = words
         self._give_back = give_back
         self._clock = clock
 
@@ -113,13 +119,9 @@ class Reader:
         loaded = self._clock()
         turn_deg = self._turn_deg(picture.bgr)
         raw = self._engine.read(orientation.turn(picture.bgr, turn_deg))
-        height, width = picture.bgr.shape[:2]
-        lines = tuple(
-            replace(
-                line,
-                polygon=picture.to_source(orientation.turn_back(line.polygon, turn_deg, width, height)),
-            )
-            for line in result.normalise(raw)
+        arranged = order.blocks(
+            _on_source(line, picture, turn_deg)
+            for line in result.normalise(raw, words=self._words)
             if line.score >= self._min_score
         )
         wanted_px = min(full_side_px, max(picture.width_px, picture.height_px))
@@ -128,7 +130,8 @@ class Reader:
             picture.width_px,
             picture.height_px,
             picture.scale,
-            lines,
+            order.lines_of(arranged),
+            order.text_of(arranged),
             limited=max(picture.bgr.shape[:2]) < wanted_px,
             turned_deg=turn_deg,
             dpi=picture.dpi,
@@ -148,6 +151,17 @@ class Reader:
             raise EngineLostError(f"the engine does not work after running out of memory: {error}") from error
 
 
+def _on_source(line: Line, picture: Picture, turn_deg: int) -> Line:
+    """The same line in pixels of the source page; it was read on the picture turned by `turn_deg`."""
+    height, width = picture.bgr.shape[:2]
+
+    def there(polygon: Polygon) -> Polygon:
+        return picture.to_source(orientation.turn_back(polygon, turn_deg, width, height))
+
+    words = tuple(replace(word, polygon=there(word.polygon)) for word in line.words)
+    return replace(line, polygon=there(line.polygon), words=words)
+
+
 def _page_of(text: PageText, index: int) -> Page:
     """A page that nobody had to look at."""
     return Page(
@@ -156,6 +170,7 @@ def _page_of(text: PageText, index: int) -> Page:
         text.height_px,
         1.0,
         text.lines,
+        order.text_of(order.as_given(text.lines)),
         read_from="text_layer",
         turned_deg=text.turned_deg,
         dpi=text.dpi,

@@ -313,6 +313,21 @@ def best_characters(logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDAr
     return best, likely
 
 
+def runs(best: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where the characters of a line are, by the most likely character of every column.
+
+    Args:
+        best: shape (columns,), 0 for the blank.
+
+    Returns:
+        The first column of each run of one character that is no blank, and the column after its last, each of
+        shape (characters,).
+    """
+    begins = np.flatnonzero((best != 0) & (np.diff(best, prepend=0) != 0))
+    ends = np.flatnonzero((best != 0) & (np.diff(best, append=0) != 0)) + 1
+    return begins, ends
+
+
 class WeightedSemaphore:
     """An amount that several threads share. A thread that wants more than is left waits."""
 

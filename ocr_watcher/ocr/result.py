@@ -1,4 +1,4 @@
-"""Turn whatever PaddleOCR returned for one page into lines of text: one shape, checked, in reading order.
+"""Turn whatever PaddleOCR returned for one page into lines of text: one shape, checked, in its own order.
 
 No lines means that the page has no text. So a result that is not understood raises an error, and never
 becomes an empty one. The functions are pure; numpy's objects are recognised by their `tolist()`.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from statistics import median
 
-from ocr_watcher.document import Line, Polygon, line_text
+from ocr_watcher.document import Line, Polygon, Word, line_text
 from ocr_watcher.errors import EngineError
+from ocr_watcher.ocr.order import part_of
+from ocr_watcher.ocr.words import Recognised, spans
 
 # PaddleOCR 3.x: one mapping per page, one list per field.
 _FIELDS = ("rec_texts", "rec_scores", "rec_polys", "dt_polys", "rec_boxes")
@@ -26,13 +27,10 @@ _POSITION = ("text_region", "polygon", "points", "box")
 _MAX_WRAPPERS = 8
 # A score is a mean of float32 probabilities, so rounding may take it this far out of 0 to 1.
 _SCORE_TOLERANCE = 1e-3
-# A line belongs to a row if their middles are at most this share of the median line height apart. On the
-# sample receipts 0.4 to 0.6 make little difference, and 0.7 merges rows.
-_ROW_SHARE = 0.5
 
 
-def normalise(raw: object) -> tuple[Line, ...]:
-    """Bring the result of one page to lines in reading order; there are none if the page has no text.
+def normalise(raw: object, *, words: bool = False) -> tuple[Line, ...]:
+    """Bring the result of one page to lines, in its own order; there are none if the page has no text.
 
     Polygons stay in the pixels that `raw` has them in. The following is understood, with lists, tuples or
     numpy arrays inside:
@@ -49,6 +47,9 @@ def normalise(raw: object) -> tuple[Line, ...]:
     probability is an error and not clamped: NaN means that inference broke, so no text of the page can be
     trusted.
 
+    With `words` every line has its words: from where its characters were seen where the text is a
+    `words.Recognised`, otherwise estimated from the text.
+
     Raises:
         EngineError: `raw` is something else, has lists of different lengths, more than one page, text without
             positions, or positions without text.
@@ -60,36 +61,10 @@ def normalise(raw: object) -> tuple[Line, ...]:
     for raw_text, raw_score, raw_position in cells:
         text = _text(raw_text)
         if text:  # looked at before the score: in early 2.x the score of '' was the mean of nothing, NaN
-            lines.append(Line(text, _score(raw_score), _polygon(raw_position)))
-    return reading_order(lines)
-
-
-def reading_order(lines: Iterable[Line]) -> tuple[Line, ...]:
-    """Sort lines into rows along the slope of the page: from top to bottom, each row from left to right.
-
-    PaddleOCR sorts by the top left corner with a fixed tolerance of 10 px, which tears rows apart on a page
-    that is not quite straight. Both read across the columns of a newspaper.
-
-    Measured on 20 receipts (PP-OCRv6_small, 1024 px) as 1 minus the normalised edit distance of the words to
-    the truth: PaddleOCR's order 0.838, this 0.845; with the page turned by 2° either way 0.786 and 0.845.
-    """
-    lines = tuple(lines)
-    if not lines:
-        return ()
-    slope = _slope(lines)
-    level = [_level(line, slope) for line in lines]
-    reach = _ROW_SHARE * median(bottom - top for top, bottom in level)
-    by_height = sorted(
-        ((top + bottom) / 2, line.box[0], index)
-        for index, (line, (top, bottom)) in enumerate(zip(lines, level, strict=True))
-    )
-    rows: list[list[tuple[float, float, int]]] = []
-    for entry in by_height:
-        if rows and entry[0] - sum(middle for middle, _, _ in rows[-1]) / len(rows[-1]) <= reach:
-            rows[-1].append(entry)
-        else:
-            rows.append([entry])
-    return tuple(lines[index] for row in rows for _, _, index in sorted(row, key=lambda entry: entry[1]))
+            score, polygon = _score(raw_score), _polygon(raw_position)
+            seen = raw_text if isinstance(raw_text, Recognised) else text
+            lines.append(Line(text, score, polygon, _words(seen, score, polygon) if words else ()))
+    return tuple(lines)
 
 
 # -- finding the page --------------------------------------------------------------------------
@@ -236,6 +211,15 @@ def _text(value: object) -> str:
     return line_text(value)
 
 
+def _words(text: str, score: float, polygon: Polygon) -> tuple[Word, ...]:
+    """Words of a line, clean as its text is."""
+    return tuple(
+        Word(clean, _score(span.score), part_of(polygon, span.start, span.end))
+        for span in spans(text, score)
+        if (clean := _text(span.text))
+    )
+
+
 def _score(value: object) -> float:
     """Probability between 0 and 1."""
     score = _number(value)
@@ -287,30 +271,3 @@ def _items(value: object) -> list[object] | None:
     """Items of a list, tuple or array; None if it is none of these."""
     value = _plain(value)
     return list(value) if isinstance(value, list | tuple) else None
-
-
-# -- geometry ----------------------------------------------------------------------------------
-
-
-def _slope(lines: tuple[Line, ...]) -> float:
-    """How many pixels the rows fall for each pixel to the right.
-
-    It is the median slope of the lines' upper edges, weighted by their lengths.
-    """
-    edges: list[tuple[float, float]] = []
-    for line in lines:
-        (x0, y0), (x1, y1), *rest = line.polygon
-        if len(rest) == 2 and x1 > x0:  # the points of curved text start anywhere
-            edges.append(((y1 - y0) / (x1 - x0), x1 - x0))
-    half = sum(length for _, length in edges) / 2
-    for slope, length in sorted(edges):
-        half -= length
-        if half <= 0:
-            return slope
-    return 0.0
-
-
-def _level(line: Line, slope: float) -> tuple[float, float]:
-    """Top and bottom of a line once the page is straightened."""
-    heights = [y - slope * x for x, y in line.polygon]
-    return min(heights), max(heights)

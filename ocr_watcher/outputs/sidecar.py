@@ -7,18 +7,21 @@ of thousands of pages takes no more memory than one of one.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from ocr_watcher.document import Line, Page, PageError, Word
+from ocr_watcher.document import Line, Page, PageError, Source, Word
+from ocr_watcher.errors import OutputExistsError
 from ocr_watcher.inbox.records import SCHEMA
+from ocr_watcher.job import Stamp
 from ocr_watcher.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from ocr_watcher.document import Document, Polygon, Source
+    from ocr_watcher.document import Document, Output, Polygon
     from ocr_watcher.errors import FileError
 
 
@@ -46,15 +49,17 @@ def milliseconds(seconds: float) -> int:
 # -- writing -----------------------------------------------------------------------------------
 
 
-def document_json(document: Document) -> Iterator[bytes]:
-    """The sidecar of `document`, in pieces; goes through its pages twice, since `text` comes before them."""
-    head = {"schema": SCHEMA, "status": "ok", "source": _source(document.source)}
-    yield _bytes(head)[:-1] + b', "text": "'
+def document_json(document: Document, *, words: bool = True) -> Iterator[bytes]:
+    """The sidecar of `document`, in pieces; goes through its pages twice, since `text` comes before them.
+
+    Without `words`, lines have none. Outputs come early, since only the beginning is read to know them.
+    """
+    yield _head(_source(document.source), document.outputs)[:-1] + b', "text": "'
     for number, page in enumerate(document.pages):
         yield (b"\\n" if number else b"") + _bytes(page.text)[1:-1]
     yield b'", "pages": ['
     for number, page in enumerate(document.pages):
-        yield (b", " if number else b"") + _bytes(page_dict(page))
+        yield (b", " if number else b"") + _bytes(page_dict(page, words=words))
     tail = {
         "engine": vars(document.engine),
         "timing_ms": {
@@ -77,6 +82,8 @@ def error_json(source: Source, error: FileError, *, attempts: int, will_retry: b
     }
     if will_retry:
         about["will_retry"] = True
+    if isinstance(error, OutputExistsError) and error.kind:
+        about["format"] = error.kind
     record = {
         "schema": SCHEMA,
         "status": "failed",
@@ -87,7 +94,15 @@ def error_json(source: Source, error: FileError, *, attempts: int, will_retry: b
     return _bytes(record) + b"\n"
 
 
-def page_dict(page: Page) -> dict[str, Any]:
+def _head(source: Mapping[str, Any], outputs: Iterable[Output]) -> bytes:
+    """The beginning of a sidecar as an object of its own."""
+    head: dict[str, Any] = {"schema": SCHEMA, "status": "ok", "source": source}
+    if listed := [vars(output) for output in outputs]:
+        head["outputs"] = listed
+    return _bytes(head)
+
+
+def page_dict(page: Page, *, words: bool = True) -> dict[str, Any]:
     """One page of a sidecar; coordinates are rounded to a tenth of a pixel."""
     fields: dict[str, Any] = {
         "index": page.index,
@@ -97,7 +112,7 @@ def page_dict(page: Page) -> dict[str, Any]:
         "read_from": page.read_from,
         "turned_deg": page.turned_deg,
         "text": page.text,
-        "lines": [_line(line) for line in page.lines],
+        "lines": [_line(line, words=words) for line in page.lines],
     }
     if page.dpi is not None:
         fields["dpi"] = round(page.dpi, 1)
@@ -115,14 +130,14 @@ def _source(source: Source) -> dict[str, Any]:
     }
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: Line, *, words: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "text": line.text,
         "score": round(line.score, 4),
         "polygon": _rounded(line.polygon),
         "box": _box(line.polygon),
     }
-    if line.words:
+    if words and line.words:
         fields["words"] = [
             {"text": word.text, "score": round(word.score, 4), "box": _box(word.polygon)}
             for word in line.words
@@ -144,7 +159,58 @@ def _bytes(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
+def with_outputs(record: str, outputs: Sequence[Output]) -> Iterator[bytes]:
+    """A sidecar as it was, but naming these outputs. Raises ValueError where it is none of ours."""
+    decoder = json.JSONDecoder()
+    start = record.index(_SOURCE) + len(_SOURCE)
+    _, end = decoder.raw_decode(record, start)
+    rest = end
+    if record.startswith(_OUTPUTS, end):
+        _, rest = decoder.raw_decode(record, end + len(_OUTPUTS))
+    yield record[:end].encode()
+    if outputs:
+        yield _OUTPUTS.encode() + _bytes([vars(output) for output in outputs])
+    yield record[rest:].encode()
+
+
 # -- reading -----------------------------------------------------------------------------------
+
+_SOURCE, _OUTPUTS = '"source": ', ', "outputs": '
+_BETWEEN = re.compile(r"[\s,:]*")
+
+
+def read(record: str) -> tuple[Source, Iterator[Page]]:
+    """What a sidecar is about, and its pages one by one.
+
+    Raises ValueError, KeyError or TypeError where it is no sidecar of ours: now, or on the way through pages.
+    """
+    if not record.startswith('{"schema": "ocr-watcher/'):
+        raise ValueError("it is not a sidecar of ocr-watcher")
+    fields, _ = json.JSONDecoder().raw_decode(record, record.index(_SOURCE) + len(_SOURCE))
+    stamp = Stamp(int(fields["size_bytes"]), int(fields["mtime_ns"]))
+    return Source(str(fields["name"]), stamp, fields["sha256"]), _pages(record)
+
+
+def _pages(record: str) -> Iterator[Page]:
+    decoder = json.JSONDecoder()
+    at = 1
+    while True:
+        key, at = decoder.raw_decode(record, _skip(record, at))
+        at = _skip(record, at)
+        if key == "pages":
+            break
+        _, at = decoder.raw_decode(record, at)
+    at = _skip(record, at + 1)
+    while not record.startswith("]", at):
+        fields, at = decoder.raw_decode(record, at)
+        yield page_of(fields)
+        at = _skip(record, at)
+
+
+def _skip(record: str, at: int) -> int:
+    """Where the next value begins."""
+    match = _BETWEEN.match(record, at)
+    return at if match is None else match.end()
 
 
 def page_of(fields: Mapping[str, Any]) -> Page:
@@ -155,6 +221,7 @@ def page_of(fields: Mapping[str, Any]) -> Page:
         height_px=int(fields["height_px"]),
         scale=float(fields["scale"]),
         lines=tuple(_line_of(line) for line in fields["lines"]),
+        text=str(fields["text"]),
         read_from="text_layer" if fields.get("read_from") == "text_layer" else "pixels",
         turned_deg=int(fields.get("turned_deg", 0)),
         dpi=float(fields["dpi"]) if "dpi" in fields else None,

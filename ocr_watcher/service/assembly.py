@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
-from ocr_watcher.inbox import access, records
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
@@ -32,12 +32,14 @@ from ocr_watcher.jobs.turns import EngineInTurns
 from ocr_watcher.jobs.worker import Worker
 from ocr_watcher.memory import Guard, Memory, MemoryLimits
 from ocr_watcher.ocr import models, paddle_ocr, params
+from ocr_watcher.outputs.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ocr_watcher.config import Settings
+    from ocr_watcher.config.settings import OcrSettings
     from ocr_watcher.jobs.observers import Observer
     from ocr_watcher.ocr.engine import Engine
 
@@ -71,7 +73,12 @@ def load(settings: Settings, make_engine: MakeEngine) -> Loaded:
     return Loaded(
         engine,
         EngineFacts(engine.name, engine.provider, engine.model, engine.version, __version__),
-        Reader(engine, min_score=settings.ocr.min_score, give_back=probe.give_back),
+        Reader(
+            engine,
+            min_score=settings.ocr.min_score,
+            words=needs_words(settings),
+            give_back=probe.give_back,
+        ),
         decode_limits(settings),
         probe,
         _guard(settings, probe),
@@ -113,7 +120,8 @@ def build(
     loaded = load(settings, lambda settings: EngineInTurns(make_engine(settings), supervision))
     journal, ends = _journal(settings), threading.Event()
     # In a thread of its own: a file of the journal may lie on a mount that hangs.
-    threading.Thread(target=_sweep, args=(journal, ends), name="sweep", daemon=True).start()
+    lookup = Places.of(settings).lookup
+    threading.Thread(target=_sweep, args=(journal, lookup, ends), name="sweep", daemon=True).start()
     tools = Tools(
         reader=loaded.reader,
         limits=loaded.limits,
@@ -128,6 +136,9 @@ def build(
         # Supervision first: whoever is told of an end may look at it.
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
+        places=Places.of(settings),
+        formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
+        words=settings.output.words,
     )
     return Assembly(loaded.engine, journal, loaded.memory, supervision, Worker(tools), ends)
 
@@ -149,6 +160,7 @@ def make_engine(settings: Settings) -> Engine:
         provider=ocr.provider,
         precision=ocr.precision,
         orientation=orientation_model(settings),
+        line_orientation=line_orientation_model(settings.ocr),
     )
 
 
@@ -157,7 +169,19 @@ def orientation_model(settings: Settings) -> Path | None:
     # Whoever has PaddleOCR turn pages would have them turned twice.
     if settings.ocr.orientation == "off" or settings.ocr.params.get("use_doc_orientation_classify"):
         return None
-    return models.orientation_file(settings.ocr.model_store)
+    return models.further_file(models.ORIENTATION, settings.ocr.model_store)
+
+
+def line_orientation_model(ocr: OcrSettings) -> Path | None:
+    """The file of the model that tells lines on their head, where they are to be read.
+
+    Raises:
+        UnavailableError: it is not in the store.
+    """
+    # Whoever has PaddleOCR turn lines would have them turned twice.
+    if not ocr.upside_down_lines or ocr.params.get("use_textline_orientation"):
+        return None
+    return models.line_orientation_file(ocr.model_store)
 
 
 def spool_rules(settings: Settings) -> Rules:
@@ -175,6 +199,12 @@ def make_spool(spool: Path) -> Path:
             hint="Set it to a folder that this user may write.",
         ) from error
     return spool
+
+
+def needs_words(settings: Settings) -> bool:
+    """Whether lines must have words: for the sidecar, or for a further format."""
+    formats = settings.output.formats
+    return settings.output.words or any(FORMATS[kind].words for kind in formats if kind in FORMATS)
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:
@@ -199,14 +229,17 @@ def decode_limits(settings: Settings) -> DecodeLimits:
 def settings_key(settings: Settings, facts: EngineFacts) -> str:
     """A short name for everything that decides how a page is read: 16 hexadecimal digits."""
     ocr = settings.ocr.model_dump(exclude={"model_store", "threads", "job_timeout_s"})
-    decisive = [ocr, settings.image.max_side_px, settings.pdf.text, vars(facts)]
+    decisive = [
+        *(ocr, settings.image.max_side_px, settings.pdf.text),
+        *(vars(facts), needs_words(settings)),
+    ]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_inboxes(settings: Settings) -> None:
-    """Every inbox is a folder that may be read and written. Raises `UnavailableError`."""
-    for inbox in settings.watch.inbox:
-        access.check_inbox(inbox)
+    """Every folder that documents come from and go to is there and may be used. Raises `UnavailableError`."""
+    for check in Places.of(settings).checks(*settings.watch.inbox):
+        check()
 
 
 def unreadable_hint(error: FileError) -> str:
@@ -242,11 +275,11 @@ def _journal(settings: Settings) -> Journal:
     return Journal(settings.state_dir / names.JOURNAL, log.get())
 
 
-def _sweep(journal: Journal, ends: threading.Event) -> None:
-    journal.sweep(lambda path: not ends.is_set() and _is_over(path))
+def _sweep(journal: Journal, lookup: Callable[[str, Stamp], RecordState], ends: threading.Event) -> None:
+    journal.sweep(lambda path: not ends.is_set() and _is_over(path, lookup))
 
 
-def _is_over(path: str) -> bool:
+def _is_over(path: str, lookup: Callable[[str, Stamp], RecordState]) -> bool:
     """Whether nothing is left to do about a file of the journal: it is gone, or has its record."""
     try:
         status = os.lstat(path)
@@ -256,4 +289,4 @@ def _is_over(path: str) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode):
         return True
-    return records.lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)
+    return lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)

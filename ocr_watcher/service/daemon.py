@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from ocr_watcher import __version__, log, names
 from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.keeper import Habits, Keeper
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import rules_of
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Load, Reporter
-from ocr_watcher.service.signals import Signals
+from ocr_watcher.service.signals import Signals, name_of
 from ocr_watcher.service.suspension import Suspensions
 from ocr_watcher.service.told import StatusFile
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # A stop request finishes the page in hand for this long; the rest of the 10 s that a stop may take
 # is for closing down.
 _STOP_DEADLINE_S = 9.0
-# A keeper may take so long of it to end. One whose inbox hangs does not end at all.
+# The keepers may take so long of it to end. One whose inbox hangs does not end at all.
 _KEEPER_DEADLINE_S = 2.0
 # How often the threads are looked after. An idle wake-up costs about 20 µs.
 _LOOK_AFTER_S = 1.0
@@ -118,10 +118,12 @@ class Daemon:
             watch.rescan_interval_s,
             self._settings.queue.max_size,
         )
-        kept = [(inbox, habits) for inbox in watch.inbox]
+        places = Places.of(self._settings)
+        kept = [(inbox, habits, places) for inbox in watch.inbox]
         if self._settings.cluster.is_on:
             spool = assembly.make_spool(self._settings.cluster.spool)
-            kept.append((spool, replace(habits, rules=assembly.spool_rules(self._settings), recursive=True)))
+            its_habits = replace(habits, rules=assembly.spool_rules(self._settings), recursive=True)
+            kept.append((spool, its_habits, Places((spool,))))
         keepers = tuple(
             Keeper(
                 inbox,
@@ -131,8 +133,9 @@ class Daemon:
                 still_busy=self._still_busy,
                 wake=self._bell.ring,
                 log=self._log,
+                places=its_places,
             )
-            for inbox, its_habits in kept
+            for inbox, its_habits, its_places in kept
         )
         for keeper in keepers:
             keeper.start()
@@ -235,8 +238,9 @@ class Daemon:
             parts.consumer.join(0.05)
         if parts.consumer.is_alive():
             self._abandon(self._forgive(parts))
+        deadline = min(deadline, time.monotonic() + _KEEPER_DEADLINE_S)
         for keeper in self._keepers:
-            keeper.join(max(0.0, min(_KEEPER_DEADLINE_S, deadline - time.monotonic())))
+            keeper.join(max(0.0, deadline - time.monotonic()))
         self._take_completions()
         self._tell(parts)
         work.close()
@@ -269,7 +273,7 @@ class Daemon:
     def _take_signals(self, parts: _Parts) -> None:
         while self._other_signals:
             number = self._other_signals.pop(0)
-            self._log.info("signal.ignored", signal=signal.Signals(number).name)
+            self._log.info("signal.ignored", signal=name_of(number))
         if not self._reload:
             return
         self._reload = False
@@ -417,7 +421,7 @@ class Daemon:
             self._stop_reason, self._exit_code = reason, code
 
     def _on_signal(self, number: int) -> None:
-        self._stop(signal.Signals(number).name, ExitCode.OK)
+        self._stop(name_of(number), ExitCode.OK)
         self._bell.ring()
 
     def _on_hangup(self) -> None:

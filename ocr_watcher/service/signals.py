@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # SIGQUIT is Ctrl-\.
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # They mean nothing to this program, and would end it.
-MEANINGLESS = (
+MEANINGLESS: tuple[int, ...] = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGALRM,
@@ -26,8 +26,18 @@ MEANINGLESS = (
     signal.SIGPROF,
     signal.SIGPOLL,
     signal.SIGPWR,
+    signal.SIGSTKFLT,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 _ALL = (*STOP, signal.SIGHUP, *MEANINGLESS)
+
+
+def name_of(number: int) -> str:
+    """SIGTERM; SIGRTMIN+2 for what has no name of its own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 class Signals:
@@ -47,7 +57,7 @@ class Signals:
         self.on_hangup = on_hangup
         self.on_other = on_other
         self.count = 0
-        self._handled: tuple[signal.Signals, ...] = ()
+        self._handled: tuple[int, ...] = ()
 
     @contextmanager
     def handled(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from ocr_watcher import config
 from ocr_watcher.config import Check
 from ocr_watcher.errors import ConfigError, UnavailableError
 from ocr_watcher.inbox import access
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.log import one_line
 from ocr_watcher.ocr import models, params
 
@@ -101,9 +102,9 @@ def remarks(settings: Settings) -> Iterator[Remark]:
     """
     for note in params.examine_params(settings.ocr.params).notes:
         yield Remark(note)
-    for inbox in settings.watch.inbox:
+    for check in Places.of(settings).checks(*settings.watch.inbox):
         try:
-            access.check_inbox(inbox)
+            check()
         except UnavailableError as error:
             yield _missing(str(error), error.hint)
     yield from _about_model(settings.ocr)
@@ -122,6 +123,11 @@ def _about_model(ocr: OcrSettings) -> Iterator[Remark]:
     except UnavailableError as error:
         yield _missing(str(error), error.hint)
         return
+    if ocr.upside_down_lines and not ocr.params.get("use_textline_orientation"):
+        try:
+            models.line_orientation_file(ocr.model_store)
+        except UnavailableError as error:
+            yield _missing(str(error), error.hint)
     if spec.source == "paddleocr":
         yield Remark(
             f"PaddleOCR downloads the model {spec.name} at the first start, if it does not have it yet; "

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from ocr_watcher import log, memory
-from ocr_watcher.document import text_of
 from ocr_watcher.errors import ExitCode, FileError, OcrWatcherError
 from ocr_watcher.inbox import scan, watch
 from ocr_watcher.inputs import heif, pdf
@@ -169,6 +168,8 @@ def _models(settings: Settings) -> Iterator[Check]:
         "paddleocr": "PaddleOCR's own download: the first start needs the network",
     }[spec.source]
     yield Check("ok", "model", f"{spec.name}, {where}")
+    if assembly.line_orientation_model(settings.ocr) is not None:  # raises where it is missing
+        yield Check("ok", "model", f"{models.LINE_ORIENTATION}, for lines on their head")
 
 
 def _provider(settings: Settings) -> Iterator[Check]:
@@ -303,7 +304,7 @@ def _ocr(settings: Settings) -> Iterator[Check]:
     read = time.monotonic()
     figures, data_mb = probe.figures(), probe.data_mb()
     reader.close()
-    text = text_of(lines)
+    text = " ".join(line.text for line in lines)
     if "2468" not in text:
         fix = "The model does not read Latin digits: try another ocr.model; or ocr.params spoil it."
         yield Check("FAIL", "ocr", f"read {text!r} instead of {_TEST_TEXT!r}", fix)

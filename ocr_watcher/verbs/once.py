@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ocr_watcher import log
-from ocr_watcher.inbox import records
 from ocr_watcher.inbox.intake import Intake
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import kind_of, rules_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # How long one slice of a scan, or of a wait, may keep a request to stop waiting.
 _SLICE_S = 0.2
-BLOCKED = "a JSON file of somebody else has the name of its sidecar"
+BLOCKED = "a file of somebody else has the name of its sidecar or of another output"
 FAILED_BEFORE = "it failed before; its .error.json says why; delete that to have it tried again"
 
 
@@ -82,7 +82,8 @@ def do_files(
     """Do the named files wherever they are, whatever their names; folders stand for the images in them."""
     queue: deque[Job] = deque()
     with _Run.of(settings, make_engine, progress, queue) as run:
-        queue.extend(_jobs(rules_of(settings).wants, paths, run.summary))
+        lookup = Places.of(settings).lookup
+        queue.extend(_jobs(rules_of(settings).wants, lookup, paths, run.summary))
         while queue and not run.is_over:
             run.do(queue.popleft())
     return run.summary
@@ -172,6 +173,7 @@ class _Drain:
     def __init__(self, settings: Settings, run: _Run) -> None:
         self._settings = settings
         self._run = run
+        places = Places.of(settings)
         self._intake = Intake(
             settings.watch.inbox,
             rules_of(settings),
@@ -179,6 +181,8 @@ class _Drain:
             offer=self._offer,
             clock=time.monotonic,
             log=log.get(),
+            lookup=places.lookup,
+            with_records=places.with_records,
         )
 
     def drain(self) -> None:
@@ -206,6 +210,8 @@ class _Drain:
             self._intake,
             recursive=watch.recursive,
             log=log.get(),
+            has_record=Places.of(self._settings).has_record,
+            trees=Places.of(self._settings).trees,
         )
         while not self._run.is_over and not scan.advance(time.monotonic() + _SLICE_S):
             pass
@@ -235,7 +241,12 @@ class _Drain:
         self._intake.completed(job, Outcome.GONE if outcome is Outcome.RETRY else outcome)
 
 
-def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary) -> Iterable[Job]:
+def _jobs(
+    wants: Callable[[str], bool],
+    lookup: Callable[[str, Stamp], RecordState],
+    paths: Iterable[Path],
+    summary: Summary,
+) -> Iterable[Job]:
     for path in paths:
         members = [path]
         if path.is_dir():
@@ -255,7 +266,7 @@ def _jobs(wants: Callable[[str], bool], paths: Iterable[Path], summary: Summary)
                 summary.failed[str(member)] = reason
                 continue
             stamp = Stamp.of(status)
-            match records.lookup(str(root / member.name), stamp):
+            match lookup(str(root / member.name), stamp):
                 case RecordState.DONE:
                     summary.current += 1
                 case RecordState.FAILED:

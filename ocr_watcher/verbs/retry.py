@@ -17,6 +17,7 @@ from ocr_watcher import log, names
 from ocr_watcher.errors import FileError, OutputError, VanishedError
 from ocr_watcher.inbox import records, scan
 from ocr_watcher.inbox.files import open_folder, stat_file
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Stamp
@@ -41,6 +42,7 @@ class Forgotten:
 def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
     """Forget the failure of every file in `paths` (images, their error records, folders); None: of all."""
     rules = Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
+    places = Places.of(settings)
     outcome = Forgotten()
     where = settings.state_dir / names.JOURNAL
     with contextlib.ExitStack() as open_journal:
@@ -51,10 +53,13 @@ def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
         for root, parts, name, asked in _targets(settings, rules, paths, outcome):
             path = os.path.join(root, *parts, name)
             try:
-                with open_folder(root, parts) as folder:
-                    forgotten = _forget(folder, name)
+                with (
+                    open_folder(root, parts) as folder,
+                    places.open_records(root, parts, folder) as beside_records,
+                ):
+                    forgotten = _forget(beside_records, name)
                     if not forgotten and asked:
-                        _explain(folder, name, path, rules, outcome)
+                        _note(outcome, path, _why_not(folder, beside_records, name, rules))
             except VanishedError:
                 outcome.refused[path] = "there is no such file"
             except FileError as error:
@@ -78,17 +83,27 @@ def _forget(folder: int, name: str) -> bool:
     return True
 
 
-def _explain(folder: int, name: str, path: str, rules: Rules, outcome: Forgotten) -> None:
-    """Say of a file without error record how it stands."""
-    status = stat_file(folder, name)
-    if status is None:
-        outcome.refused[path] = "there is no such file"
-    elif records.lookup(name, Stamp.of(status), folder=folder) is RecordState.DONE:
-        outcome.refused[path] = "it has not failed: its result is there"
-    elif not rules.wants(name) or not stat.S_ISREG(status.st_mode):
-        outcome.refused[path] = "it is never read: see watch.extensions and watch.ignore"
+def _note(outcome: Forgotten, path: str, why_not: str) -> None:
+    """Note how a file without error record stands."""
+    if why_not:
+        outcome.refused[path] = why_not
     else:
         outcome.waiting.append(path)
+
+
+def _why_not(folder: int, beside_records: int, name: str, rules: Rules) -> str:
+    """Why a file without error record will not be read; empty where it will.
+
+    The descriptors are of the folder of the file and of that of its records.
+    """
+    status = stat_file(folder, name)
+    if status is None:
+        return "there is no such file"
+    if records.lookup(name, Stamp.of(status), folder=beside_records) is RecordState.DONE:
+        return "it has not failed: its result is there"
+    if not rules.wants(name) or not stat.S_ISREG(status.st_mode):
+        return "it is never read: see watch.extensions and watch.ignore"
+    return ""
 
 
 def _targets(
@@ -129,6 +144,7 @@ def _below(
         folder,
         rules,
         recursive=settings.watch.recursive,
+        has_record=Places.of(settings).has_record,
         trouble=lambda where, error: log.get().warning(
             "scan.trouble", path=where, message=f"cannot list it: {error.strerror}"
         ),

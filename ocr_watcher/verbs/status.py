@@ -20,6 +20,7 @@ import psutil
 
 from ocr_watcher import names
 from ocr_watcher.inbox import records, scan
+from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Stamp
@@ -136,14 +137,15 @@ def count(settings: Settings) -> tuple[Files, list[str]]:
 
 def failed(settings: Settings) -> Iterator[FailedFile]:
     """Every file that failed, or that is tried again after a failure, and why; from the records."""
-    yield from _look(settings, [], _failure)
+    places = Places.of(settings)
 
+    def failure(path: str, state: RecordState) -> FailedFile | None:
+        if state in (RecordState.OPEN, RecordState.DONE):
+            return None
+        error = records.read_error(places.with_records(path))
+        return None if error is None else FailedFile(path, error)  # None: it went just now
 
-def _failure(path: str, state: RecordState) -> FailedFile | None:
-    if state in (RecordState.OPEN, RecordState.DONE):
-        return None
-    error = records.read_error(path)
-    return None if error is None else FailedFile(path, error)  # None: it went just now
+    yield from _look(settings, [], failure)
 
 
 # -- what is on the disk ---------------------------------------------------------------------------
@@ -210,7 +212,7 @@ class _Look(threading.Thread, Generic[_Seen]):
             self._error = error
 
     def _walk(self) -> None:
-        watch = self._settings.watch
+        watch, places = self._settings.watch, Places.of(self._settings)
         piece: list[_Seen] = []
         for item in scan.walk(
             str(self._inbox),
@@ -218,13 +220,14 @@ class _Look(threading.Thread, Generic[_Seen]):
             recursive=watch.recursive,
             trouble=self._trouble,
             clock=self._clock,
+            has_record=places.has_record,
         ):
             if isinstance(item, scan.OutOfReach):
                 self._out_of_reach.append(item.path)
             elif isinstance(item, scan.Found) and stat.S_ISREG(item.status.st_mode):
                 state = RecordState.OPEN
                 if item.records:
-                    state = records.lookup(item.path, Stamp.of(item.status))
+                    state = records.lookup(places.with_records(item.path), Stamp.of(item.status))
                 what = self._see(item.path, state)
                 if what is not None:
                     piece.append(what)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from ocr_watcher import names
-from ocr_watcher.document import Document, MemoryUse, Source, Timing
-from ocr_watcher.errors import FileError, FileTooLargeError
+from ocr_watcher.document import Document, MemoryUse, Page, PageError, Source, Timing
+from ocr_watcher.errors import EngineLostError, FileError, FileTooLargeError
 from ocr_watcher.inbox.files import access_error
+from ocr_watcher.inputs.table import HEAD_BYTES
 from ocr_watcher.job import Stamp
+from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.outputs import sidecar
 from ocr_watcher.service import assembly
 
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.inputs.base import DecodeLimits
-    from ocr_watcher.jobs.reader import PageRead
+    from ocr_watcher.inputs.base import OpenDocument
     from ocr_watcher.service.assembly import MakeEngine
 
 Format = Literal["txt", "json"]
@@ -36,7 +37,7 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be read."""
+    """A file that could not be read, or a page of one."""
 
     file: str
     error: FileError
@@ -64,7 +65,7 @@ def read(
         write: takes the bytes.
 
     Yields:
-        The files that could not be read; the others are read all the same.
+        The files, and the pages of a PDF, that could not be read; the others are read all the same.
 
     Raises:
         ServiceError: the engine cannot be loaded.
@@ -73,9 +74,11 @@ def read(
     try:
         between = b""
         for name in files:
+            bad_pages: list[FileError] = []
             try:
-                with _opened(name, standard_input, work.limits) as file:
-                    for piece in _pieces(work, file, name, file_format):
+                with _opened(name, standard_input, work) as file:
+                    words = settings.output.words
+                    for piece in _pieces(work, file, name, file_format, bad_pages, words=words):
                         write(between + piece)
                         between = b"\f" if file_format == "txt" else b""
             except FileError as error:
@@ -84,29 +87,40 @@ def read(
                 if isinstance(error, BrokenPipeError):  # whoever reads our output has had enough
                     raise
                 yield Failure(name, access_error(error, names.printable(name)))
+            yield from (Failure(name, error) for error in bad_pages)
     finally:
         work.close()
 
 
-def _opened(name: str, standard_input: BinaryIO, limits: DecodeLimits) -> BinaryIO:
+def _opened(name: str, standard_input: BinaryIO, work: assembly.Loaded) -> BinaryIO:
     if name != STANDARD_INPUT:
         return Path(name).open("rb")
     # A pipe cannot be read twice, as a decoder may want to. One byte too many shows that it is too long.
-    data = standard_input.read(limits.max_file_bytes + 1)
-    if len(data) > limits.max_file_bytes:
-        raise FileTooLargeError(
-            f"standard input has more than image.max_file_mb, {limits.max_file_bytes / (1 << 20):g} MiB"
-        )
+    data = standard_input.read(HEAD_BYTES)
+    at_most = work.reader.max_file_bytes(io.BytesIO(data), work.limits)
+    data += standard_input.read(max(0, at_most + 1 - len(data)))
+    if len(data) > at_most:
+        setting = "image.max_file_mb" if at_most == work.limits.max_file_bytes else "pdf.max_file_mb"
+        raise FileTooLargeError(f"standard input has more than {setting}, {at_most / (1 << 20):g} MiB")
     return io.BytesIO(data)
 
 
-def _pieces(work: assembly.Loaded, file: BinaryIO, name: str, file_format: Format) -> Iterator[bytes]:
+def _pieces(
+    work: assembly.Loaded,
+    file: BinaryIO,
+    name: str,
+    file_format: Format,
+    bad_pages: list[FileError],
+    *,
+    words: bool,
+) -> Iterator[bytes]:
+    """What is to be written of a file; adds to `bad_pages` what is wrong with pages that are left out."""
     if file_format == "txt":
-        for read in _pages(work, file):
+        for read in _pages(work, file, bad_pages):
             yield (read.page.text + "\n").encode() if read.page.text else b""
         return
     started, rss_before_mb = time.monotonic(), work.memory.rss_mb()
-    reads = list(_pages(work, file))
+    reads = list(_pages(work, file, bad_pages))
     figures = work.memory.figures()
     pages = tuple(read.page for read in reads)
     document = Document(
@@ -120,9 +134,12 @@ def _pieces(work: assembly.Loaded, file: BinaryIO, name: str, file_format: Forma
             total_s=time.monotonic() - started,
         ),
         memory=MemoryUse(rss_before_mb, figures.rss_mb, figures.peak_rss_mb),
-        warnings=("page_limited",) if any(page.limited for page in pages) else (),
+        warnings=(
+            *(("page_limited",) if any(page.limited for page in pages) else ()),
+            *(("page_failed",) if bad_pages else ()),
+        ),
     )
-    yield from sidecar.document_json(document)
+    yield from sidecar.document_json(document, words=words)
 
 
 def _source(file: BinaryIO, name: str) -> Source:
@@ -133,17 +150,28 @@ def _source(file: BinaryIO, name: str) -> Source:
     return Source(Path(name).name, Stamp(size_bytes, mtime_ns), sha256)
 
 
-def _pages(work: assembly.Loaded, file: BinaryIO) -> Iterator[PageRead]:
+def _pages(work: assembly.Loaded, file: BinaryIO, bad_pages: list[FileError]) -> Iterator[PageRead]:
     opened = work.reader.open(file, work.limits)
     try:
         for index in range(opened.pages):
-            figures = work.memory.figures()
-            limits = replace(
-                work.limits,
-                max_decode_mb=work.guard.headroom_in_one_mb(figures, work.memory.data_mb()),
-                max_decode_mb_ever=work.guard.headroom_ever_mb(),
-            )
-            yield work.reader.page(opened, index, limits)
+            try:
+                read = _page(work, opened, index)
+            except FileError as error:
+                if not opened.has_separate_pages or opened.pages == 1 or isinstance(error, EngineLostError):
+                    raise
+                bad_pages.append(error)
+                read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
+            yield read
             work.memory.give_back()
     finally:
         opened.close()
+
+
+def _page(work: assembly.Loaded, opened: OpenDocument, index: int) -> PageRead:
+    figures = work.memory.figures()
+    limits = replace(
+        work.limits,
+        max_decode_mb=work.guard.headroom_in_one_mb(figures, work.memory.data_mb()),
+        max_decode_mb_ever=work.guard.headroom_ever_mb(),
+    )
+    return work.reader.page(opened, index, limits)
