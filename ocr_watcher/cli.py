@@ -302,14 +302,20 @@ class _Bar:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=0, unit="image", file=sys.stderr, disable=not enabled, dynamic_ncols=True, leave=True
+            total=0, unit="file", file=sys.stderr, disable=not enabled, dynamic_ncols=True, leave=True
         )
         self._ended = 0
 
     def begin(self, path: str) -> None:
+        self._show(path)
+
+    def page(self, path: str, page: int, pages: int) -> None:
+        self._show(path, f", page {page} of {pages}")
+
+    def _show(self, path: str, page: str = "") -> None:
         from ocr_watcher.log import one_line
 
-        self._bar.set_postfix_str(one_line(Path(path).name)[:40], refresh=False)
+        self._bar.set_postfix_str(one_line(Path(path).name)[:40] + page, refresh=False)
         self._bar.refresh()
 
     def end(self, path: str, left: int) -> None:  # noqa: ARG002 - the protocol's

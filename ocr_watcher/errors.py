@@ -100,7 +100,7 @@ class EncryptedError(FileError):
     """The document asks for a password that is not in `pdf.passwords`."""
 
     code = "encrypted"
-    hint = "Add its password to pdf.passwords, or save it without one."
+    hint = "Add its password to pdf.passwords, restart, and run `ocr-watcher retry`; or save it without one."
 
 
 class TooManyPixelsError(FileError):

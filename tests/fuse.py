@@ -2,6 +2,8 @@
 
 Speaks the FUSE protocol itself (linux/fuse.h, 7.31), so that no library is needed. Whoever stops this
 process with SIGSTOP makes the mount hang; with SIGCONT it answers again; with its end the mount is dead.
+It stops itself, with a request in hand, when a file whose name contains `swallow` is read for the first time:
+the kernel lets no process end that waits for the answer.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Server:
         self._source = source
         self._fd = fd
         self._nodes: dict[int, str] = {ROOT: ""}
+        self._swallows = True
 
     def run(self) -> None:
         while True:
@@ -77,6 +80,9 @@ class Server:
                 return self._listing(*struct.unpack_from("=QI", body, 8))
             case c if c == READ:
                 offset, size = struct.unpack_from("=QI", body, 8)
+                if self._swallows and "swallow" in self._nodes[node]:
+                    self._swallows = False
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 return (self._source / self._nodes[node]).read_bytes()[offset : offset + size]
             case c if c == STATFS:
                 return struct.pack("=5Q4I6I", 1, 1, 1, 1, 1, 4096, 255, 4096, 0, *[0] * 6)

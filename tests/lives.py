@@ -158,6 +158,9 @@ class _Silent:
     def begin(self, path: str) -> None:
         pass
 
+    def page(self, path: str, page: int, pages: int) -> None:
+        pass
+
     def end(self, path: str, left: int) -> None:
         pass
 

@@ -227,8 +227,10 @@ def test_once_beside_a_daemon(home: Path) -> None:
 
 
 def test_once_shows_a_progress_bar_on_a_terminal(home: Path) -> None:
-    for number in range(3):
+    for number in range(2):
         dot(home / "inbox" / f"{number}.png")
+    frames = [Image.new("L", (9, 9), 255) for _ in range(3)]
+    frames[0].save(home / "inbox" / "long.tif", save_all=True, append_images=frames[1:])
     (home / "inbox" / "bad.png").write_text("no image")
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
@@ -253,6 +255,7 @@ def test_once_shows_a_progress_bar_on_a_terminal(home: Path) -> None:
     output, _ = process.communicate()
     assert process.returncode == 3
     assert b"4/4" in shown
+    assert b"long.tif, page 3 of 3" in shown
     assert b'"event"' not in shown
     assert output.startswith(b"3 done, 1 failed")
     assert b"bad.png: " in output

@@ -111,6 +111,29 @@ def test_a_file_in_hand_when_its_inbox_hangs_is_not_blamed_and_the_others_are_re
             stop(running)
 
 
+def test_the_next_process_starts_while_the_kernel_keeps_the_last_one(home: Path) -> None:
+    """The server has taken the request of its consumer, and only its answer lets the process end."""
+    dot(home / "source" / "swallowed.png")
+    with mounted(home / "source", home / "mount") as server, daemon(home, {"FAKE_HUNG_S": "60"}) as running:
+        until(lambda: "T" in Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        running.signal(signal.SIGTERM)
+        began = time.monotonic()
+        running.wait_for("daemon.exiting")
+        assert time.monotonic() - began < 10
+        (home / "again").mkdir()
+        write_config(
+            home / "again", state_dir=str(home / ".ocr-watcher"), watch={"inbox": str(home / "inbox")}
+        )
+        try:
+            with daemon(home / "again") as second:
+                dot(home / "inbox" / "a.png")
+                second.wait_for("ocr.done")
+                assert second.stop() == 0
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert running.wait() == 0
+
+
 def test_an_inbox_that_answers_at_last_and_is_gone_by_then_is_waited_for(home: Path) -> None:
     with contextlib.ExitStack() as mounts:
         mounts.enter_context(hanging(home))

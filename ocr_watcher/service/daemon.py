@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.supervision import InFlight, Supervision
     from ocr_watcher.service.assembly import Assembly, MakeEngine
     from ocr_watcher.service.claims import Claims
+    from ocr_watcher.service.lock import Hold
 
 # A stop request finishes the page in hand for this long; the rest of the 10 s that a stop may take
 # is for closing down.
@@ -95,9 +96,9 @@ class Daemon:
         """Work until a signal or a reason to restart; returns the exit code. Raises `ServiceError`."""
         with self._signals.handled():
             self._log.info("daemon.starting", version=__version__, pid=os.getpid(), **self._facts())
-            with hold_lock(self._settings) as claims, self._telling_the_end():
-                self._keepers = self._open_inboxes(claims)
-                parts = self._start_up()
+            with hold_lock(self._settings) as hold, self._telling_the_end():
+                self._keepers = self._open_inboxes(hold.claims)
+                parts = self._start_up(hold)
                 try:
                     self._loop(parts)
                 except BaseException:
@@ -158,7 +159,7 @@ class Daemon:
                     break
         return late
 
-    def _start_up(self) -> _Parts:
+    def _start_up(self, hold: Hold) -> _Parts:
         """Load the engine, start watching, start the consumer."""
         settings = self._settings
         with self._signals.held_back():
@@ -182,7 +183,7 @@ class Daemon:
             rss_mb=work.memory.rss_mb(),
         )
         self._notifier.ready()
-        return _Parts(work, consumer, _Timers.of(settings, time.monotonic()))
+        return _Parts(work, hold, consumer, _Timers.of(settings, time.monotonic()))
 
     def _loop(self, parts: _Parts) -> None:
         """The main thread's work until there is a reason to stop. It never touches an inbox."""
@@ -237,7 +238,7 @@ class Daemon:
         while parts.consumer.is_alive() and time.monotonic() < deadline and self._signals.count < 2:
             parts.consumer.join(0.05)
         if parts.consumer.is_alive():
-            self._abandon(self._forgive(parts))
+            self._abandon(parts, self._forgive(parts))
         deadline = min(deadline, time.monotonic() + _KEEPER_DEADLINE_S)
         for keeper in self._keepers:
             keeper.join(max(0.0, deadline - time.monotonic()))
@@ -253,14 +254,19 @@ class Daemon:
         parts.work.journal.forgive(in_flight.path)
         return in_flight.path
 
-    def _abandon(self, path: str | None) -> None:
-        """Leave without waiting for the consumer: its file is done again by the next start."""
+    def _abandon(self, parts: _Parts, path: str | None) -> None:
+        """Leave without waiting for the consumer: its file is done again by the next start.
+
+        A consumer that waits for a file system ends when that answers, and the process not before: the next
+        one must be able to start all the same.
+        """
         self._log.warning(
             "daemon.abandoned", path=path, message="not finished in time: the next start does it"
         )
         self._reporter.end(self._stop_reason, self._exit_code)
         self._log.info("daemon.exiting", reason=self._stop_reason, exit_code=int(self._exit_code))
         log.flush()
+        parts.hold.release()
         os._exit(int(self._exit_code))
 
     # -- what a tick does ----------------------------------------------------------------------
@@ -367,7 +373,7 @@ class Daemon:
             "ocr.failed", path=in_flight.path, code=error.code, will_retry=True, message=str(error)
         )
         self._stop("a job hung", ExitCode.RECYCLE)
-        self._abandon(in_flight.path)
+        self._abandon(parts, in_flight.path)
 
     def _load(self) -> Load:
         """What the keepers have to do."""
@@ -471,6 +477,7 @@ class _Parts:
     """What is alive while the daemon is, beside the keepers."""
 
     work: Assembly
+    hold: Hold
     consumer: _Consumer
     timers: _Timers
     retired: list[_Consumer] = field(default_factory=list)

@@ -1,6 +1,8 @@
 """One instance on each state folder, and who that is; with it, the claims on inboxes.
 
-flock on the state folder's lock file: the kernel lets go of it when the process ends, however it ends.
+flock on the state folder's lock file: the kernel lets go of it when the process ends, however it ends. A
+process with a thread in a call that does not come back has not ended: whoever leaves in spite of one lets go
+before.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocr_watcher import names
@@ -27,9 +30,24 @@ _TRIES = 5
 _PAUSE_S = 0.05
 
 
+@dataclass
+class Hold:
+    """That this process is the only instance on its state folder, and its claims on inboxes."""
+
+    claims: Claims
+    _fd: int | None
+
+    def release(self) -> None:
+        """Let go of all. May be called again."""
+        self.claims.release()
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
 @contextmanager
-def hold_lock(settings: Settings) -> Iterator[Claims]:
-    """Be the only instance on this state folder; yields the claims on inboxes, which are given up at the end.
+def hold_lock(settings: Settings) -> Iterator[Hold]:
+    """Be the only instance on this state folder. What is held is let go of at the end.
 
     Raises `UnavailableError` naming the process that is already there.
     """
@@ -43,24 +61,23 @@ def hold_lock(settings: Settings) -> Iterator[Claims]:
             f"cannot write the state folder {state}: {error.strerror}",
             hint="Set state_dir to a folder that the service may write.",
         ) from error
-    claims = Claims()
+    hold = Hold(Claims(), fd)
     try:
         with suppress(OSError):  # made by an earlier version, or somebody else's
             os.fchmod(fd, 0o600)
         _lock(fd, state)
         _sign(fd)
-        yield claims
+        yield hold
     finally:
-        claims.release()
-        os.close(fd)
+        hold.release()
 
 
 @contextmanager
 def hold_all(settings: Settings) -> Iterator[None]:
     """Be the only instance on this state folder and on each inbox. Raises `UnavailableError`."""
-    with hold_lock(settings) as claims:
+    with hold_lock(settings) as hold:
         for inbox in settings.watch.inbox:
-            claims.add(inbox, recursive=settings.watch.recursive)
+            hold.claims.add(inbox, recursive=settings.watch.recursive)
         yield
 
 

@@ -21,6 +21,7 @@ from ocr_watcher.inbox.ready import kind_of, rules_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.job import Job, Outcome, Stamp
+from ocr_watcher.jobs.observers import Observer
 from ocr_watcher.service import assembly
 from ocr_watcher.service.signals import Signals
 
@@ -42,6 +43,9 @@ class Progress(Protocol):
 
     def begin(self, path: str) -> None:
         """Work on `path` starts."""
+
+    def page(self, path: str, page: int, pages: int) -> None:
+        """Page `page` (from 1) of `pages`, which are several, is in hand."""
 
     def end(self, path: str, left: int) -> None:
         """It ended, well or not; at least `left` files remain."""
@@ -89,6 +93,17 @@ def do_files(
     return run.summary
 
 
+class _Pages(Observer):
+    """Hands on which page is in hand."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def page_started(self, job: Job, index: int, pages: int) -> None:
+        if pages > 1:
+            self._progress.page(job.path, index + 1, pages)
+
+
 class _Run:
     """Jobs done in this thread, until they are done or somebody asks for a stop.
 
@@ -116,7 +131,9 @@ class _Run:
         signals = Signals(stop.append, lambda: signals.on_stop(signal.SIGHUP))
         with signals.handled():
             with signals.held_back():
-                work = assembly.build(settings, make_engine, queue_depth=lambda: len(queue))
+                work = assembly.build(
+                    settings, make_engine, queue_depth=lambda: len(queue), observers=[_Pages(progress)]
+                )
             run = cls(work, progress, queue, settings.retry.max_attempts, signals)
             signals.on_stop = run.stop
             try:
