@@ -18,7 +18,7 @@ import yaml
 from tests.support import Process, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 SERVER = "redis-server"
 # Quick to notice what is lost; a heartbeat still has a tenth of the time that one may be away.
@@ -29,6 +29,25 @@ QUICK = {
     "FAKE_LISTEN_S": "1",
     "FAKE_DAEMON_AWAY_S": "5",
 }
+
+
+# A mount namespace and a host name of its own. The process stays the same: it can be killed and stopped.
+_APART = (
+    *("unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c"),
+    'hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"',
+    "sh",
+)
+
+
+def why_not_apart() -> str:
+    """Why hosts can have no namespaces of their own here; empty where they can."""
+    tried = subprocess.run(
+        [*_APART, "host", "/tmp", "/tmp", "true"],  # noqa: S108 - mounted onto itself, for nobody else
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return tried.stderr.strip() if tried.returncode else ""
 
 
 def why_not() -> str:
@@ -99,18 +118,23 @@ class Host:
     name: str
     folder: Path
     environment: dict[str, str]
+    prefix: tuple[str, ...] = ()  # a command that runs the others, in namespaces of their own
     daemon: Process | None = None
     bridge: Process | None = None
+    daemon_module: str = "tests.fake_daemon"
 
     def start_daemon(self) -> Process:
         if self.daemon is not None:
             self.daemon.close()
         self.daemon = Process(
-            ["-m", "tests.fake_daemon", "run", "-c", "config.yaml"], self.folder, self.environment
+            ["-m", self.daemon_module, "run", "-c", "config.yaml"],
+            self.folder,
+            self.environment,
+            self.prefix,
         )
         return self.daemon
 
-    def start_bridge(self, prefix: Sequence[str] = ()) -> Process:
+    def start_bridge(self) -> Process:
         home = self.folder / "bridge"
         home.mkdir(exist_ok=True)
         if self.bridge is not None:
@@ -119,7 +143,7 @@ class Host:
             ["-m", "tests.fake_cluster", "bridge", "--name", self.name, "-c", "../config.yaml"],
             home,
             self.environment,
-            prefix,
+            self.prefix,
         )
         return self.bridge
 
@@ -136,25 +160,34 @@ class Cluster:
     hosts: list[Host] = field(default_factory=list)
     dispatcher: Process | None = None
 
-    def config(self, name: str) -> Path:
-        """A folder of its own with a configuration for it."""
+    def config(self, name: str, share: Path | None = None) -> Path:
+        """A folder of its own with a configuration for it; `share` is where it sees that."""
         home = self.folder / name
         home.mkdir()
         (home / "inbox").mkdir()
         document = {
             "watch": {"inbox": "inbox", "settle_s": 0.05, "rescan_interval_s": 2},
             "logging": {"file": "log/log"},
-            "cluster": {"broker": self.redis.url, "roots": {"scans": str(self.share)}},
+            "cluster": {"broker": self.redis.url, "roots": {"scans": str(share or self.share)}},
         }
         for section, values in self.sections.items():
             document[section] = {**document.get(section, {}), **values}
         (home / "config.yaml").write_text(yaml.safe_dump(document), "utf-8")
         return home
 
-    def add_host(self, environment: Mapping[str, str] | None = None) -> Host:
+    def add_host(
+        self, environment: Mapping[str, str] | None = None, *, apart: bool = False, real: bool = False
+    ) -> Host:
+        """One more host; `apart`: in namespaces of its own, with the share mounted somewhere else."""
         name = f"host{len(self.hosts) + 1}"
-        home = self.config(name)
+        mount = self.folder / name / "mnt"
+        home = self.config(name, mount if apart else None)
         host = Host(name, home, {"FAKE_READS": "1", **self.environment, **(environment or {})})
+        if real:
+            host.daemon_module = "ocr_watcher"
+        if apart:
+            mount.mkdir()
+            host.prefix = (*_APART, name, str(self.share), str(mount))
         self.hosts.append(host)
         host.start_daemon()
         host.start_bridge()

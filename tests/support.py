@@ -195,6 +195,10 @@ class Process:
         return self._process.poll() is not None
 
     @property
+    def code(self) -> int | None:
+        return self._process.returncode
+
+    @property
     def text(self) -> str:
         return Path(self._stderr.name).read_text("utf-8", "replace")
 

@@ -97,9 +97,9 @@ class Dispatch:
                 roots={name: str(root) for name, root in settings.cluster.roots.items()},
                 window=settings.queue.max_size,
             )
-            with hold_lock(settings.model_copy(update={"state_dir": _state_of(settings)})) as claims:
+            with hold_lock(settings.model_copy(update={"state_dir": _state_of(settings)})) as hold:
                 self._listener.start()
-                self._open_roots(claims)
+                self._open_roots(hold.claims)
                 self._begin()
                 self._loop()
                 self._shut_down()
