@@ -153,6 +153,8 @@ def is_claim(name: str) -> bool:
 
 SHARE_MARK: Final = ".ocr-watcher-share"
 """Says which share a folder is; see `cluster.roots`."""
+SHARE_PROBE: Final = ".ocr-watcher-probe"
+"""What `doctor` puts into a root, to see whether the other hosts see it."""
 ERRAND: Final = ".errand"
 """In a folder of a bridge's spool: whose document is in it."""
 

@@ -1,6 +1,6 @@
 """Everything at once, at random, to a dispatcher, a broker and three hosts in namespaces of their own.
 
-Kills of every process, a host that is frozen past the visibility time-out, one that is cut off from the share,
+Kills of every process, a host that is frozen past the visibility time-out, one cut off from the share,
 a broker that is emptied, clocks ten minutes apart, documents that are replaced. `CLUSTER_KILLS` is how many
 kills, `CLUSTER_SEED` repeats a run as far as that goes; the seed is printed.
 """

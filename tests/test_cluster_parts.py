@@ -17,7 +17,7 @@ import pytest
 from ocr_watcher import names
 from ocr_watcher.cluster import courier, roots
 from ocr_watcher.cluster.courier import Courier, CutOffError, End
-from ocr_watcher.cluster.hosts import AWAY_S, Beat, Hosts
+from ocr_watcher.cluster.hosts import AWAY_S, Beat, Hosts, as_fields, from_fields
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.spool import FOLDERS, Errand, Spool, SpoolError
 from ocr_watcher.cluster.window import LOST_S, Window
@@ -175,8 +175,10 @@ def test_a_host_is_there_as_long_as_it_is_heard() -> None:
 
 def test_a_heartbeat_survives_the_broker() -> None:
     beat = Beat(tasks=("1",), daemon=True, queue=3, rss_mb=300.5, roots=("scans",), done=9)
-    assert Beat.from_fields(json.loads(json.dumps({"type": "worker-heartbeat", **beat.as_fields()}))) == beat
-    assert Beat.from_fields({"type": "worker-heartbeat", "active": 1}) is None
+    event = json.loads(json.dumps({"type": "worker-heartbeat", **as_fields(beat)}))
+    assert from_fields(Beat, event) == beat
+    assert from_fields(Beat, {"type": "worker-heartbeat", "active": 1}) is None
+    assert from_fields(Beat, {**event, "ocr_queue": "many"}) is None
 
 
 # -- roots --------------------------------------------------------------------------------------

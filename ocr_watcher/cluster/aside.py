@@ -72,6 +72,7 @@ class ShareKeeper(threading.Thread):
         self.obstacle = ""  # why no jobs of it can be done, in words
         self._obstacle_since = 0.0
         self.share = ""  # the identity that it must have, as the last job told
+        self.probe = ""  # what is seen of the file of `doctor`, see `roots.probe_of`
         self.seen_at = time.monotonic()
         self._courier = courier
         self._aside = aside
@@ -117,6 +118,7 @@ class ShareKeeper(threading.Thread):
             self.note(str(error))
         else:
             self.note("")
+        self.probe = self._courier.probe(self.root)
 
     def _look_after(self, task: str, *, with_originals: bool) -> None:
         errand = self._aside.take(task)

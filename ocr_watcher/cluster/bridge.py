@@ -19,9 +19,9 @@ import psutil
 
 from ocr_watcher import __version__, log, names
 from ocr_watcher.cluster.aside import Aside, ShareKeeper
-from ocr_watcher.cluster.broker import Herald, make_app
+from ocr_watcher.cluster.broker import HEARTBEAT, OFFLINE, ONLINE, Event, Herald, make_app
 from ocr_watcher.cluster.courier import Courier, CutOffError, End, is_over
-from ocr_watcher.cluster.hosts import Beat
+from ocr_watcher.cluster.hosts import HEARTBEAT_S, Beat, as_fields
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.spool import FOLDERS, Spool, SpoolError
 from ocr_watcher.cluster.worker import NotTakenError, Worker, software
@@ -68,7 +68,7 @@ class Bridge:
         self.name = f"bridge@{name or socket.gethostname()}"
         app = make_app(settings)
         self._worker = Worker(app, self.name, do=self.do, ready=self._ready, tick=self._tick)
-        self._herald = Herald(app, self.name, self._beat, self._facts)
+        self._herald = Herald(app, self.name, self._tell)
         self._spool = Spool(settings.cluster.spool)
         self._courier = Courier(
             settings.cluster.roots, Places.of_roots(settings), self._spool, rules_of(settings)
@@ -90,6 +90,7 @@ class Bridge:
         self._signals = Signals(self._on_signal, lambda: None)
         self._stop_reason = ""
         self._stop_at: float | None = None
+        self._leaves = False
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -107,13 +108,16 @@ class Bridge:
             self._spool.open()
             try:
                 self._take_over()
+                self._herald.tell_soon(Event(ONLINE, self._facts()))
                 self._herald.start()
                 for share in self._shares.values():
                     share.start()
                 self._worker.run()
             finally:
+                self._leaves = True
                 for share in self._shares.values():
                     share.stop()
+                self._herald.tell_soon(Event(OFFLINE, self._facts()))
                 self._herald.stop()
                 self._spool.close()
         self._log.info("bridge.exiting", reason=self._stop_reason, exit_code=0)
@@ -286,6 +290,12 @@ class Bridge:
 
     # -- what it tells ---------------------------------------------------------------------------
 
+    def _tell(self) -> list[Event]:
+        """Called by the herald."""
+        if self._leaves:
+            return []
+        return [Event(HEARTBEAT, {**self._facts(), **as_fields(self._beat())})]
+
     def _beat(self) -> Beat:
         told = self._daemon.told()
         since = self._on_share_since
@@ -302,15 +312,18 @@ class Bridge:
             daemon=self._daemon.works(),
             queue=told.queue.size if told.queue is not None else 0,
             rss_mb=told.rss_mb or 0.0,
+            rss_limit_mb=self._settings.memory.rss_limit_mb,
             bridge_rss_mb=round(self._process.memory_info().rss / _MIB, 1),
             roots=tuple(root for root in self._shares if root not in self._told),
+            closed=tuple(f"{root}: {why}" for root, why in list(self._told.items())),
+            probes=tuple(share.probe for share in self._shares.values() if share.probe),
             done=self._ends.total(),
-            rss_limit_mb=self._settings.memory.rss_limit_mb,
             wall_s=time.time(),
         )
 
     def _facts(self) -> dict[str, Any]:
         return {
+            "freq": HEARTBEAT_S,
             "active": int(bool(self._in_hand)),
             "processed": self._ends.total(),
             "loadavg": [round(load, 2) for load in os.getloadavg()],

@@ -11,9 +11,9 @@ import queue
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from ocr_watcher.cluster.hosts import HEARTBEAT_S, Beat
+from ocr_watcher.cluster.hosts import HEARTBEAT_S
 from ocr_watcher.errors import UnavailableError
 
 try:
@@ -35,8 +35,14 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 TASK: Final = "ocr_watcher.read"
-# Of a job that was acknowledged before it ended. Celery's tools pass over events that they do not know.
-_ENDED_ASIDE: Final = "ocr-ended"
+HEARTBEAT: Final = "worker-heartbeat"
+ONLINE: Final = "worker-online"
+OFFLINE: Final = "worker-offline"
+SUCCEEDED: Final = "task-succeeded"
+ENDED_ASIDE: Final = "ocr-ended"
+"""Of a job that was acknowledged before it ended."""
+DISPATCH: Final = "ocr-dispatch"
+"""What a dispatcher tells of itself."""
 _QUEUE_PREFIX: Final = "ocr-watcher."
 # No call of the broker takes longer. A broker behind a broken link would hold up everything for ever.
 _SOCKET_TIMEOUT_S: Final = 10.0
@@ -175,27 +181,13 @@ class BrokerError(Exception):
 class Listener(threading.Thread):
     """Hears events, on a connection of its own that is made again whenever it is lost."""
 
-    def __init__(
-        self,
-        app: celery.Celery,
-        on_beat: Callable[[str, Beat], None],
-        on_leave: Callable[[str], None],
-        on_ended: Callable[[str, str], None],
-    ) -> None:
-        """Calls back from its own thread.
-
-        Args:
-            app: the application.
-            on_beat: a bridge's name, and what it tells.
-            on_leave: the name of one that says that it goes.
-            on_ended: a task's identity, and the outcome that its bridge returned ("" where it failed).
-        """
+    def __init__(self, app: celery.Celery, hear: Callable[[Mapping[str, Any]], None]) -> None:
+        """`hear` is called with each event, by this thread."""
         super().__init__(name="listener", daemon=True)
         self._app = app
-        self._on_beat = on_beat
-        self._on_leave = on_leave
-        self._on_ended = on_ended
+        self._hear = hear
         self.since: float | None = None  # monotonic s; None while it hears nothing
+        self.error = ""  # why it heard nothing the last time, in words
         self._ends = False
 
     def run(self) -> None:
@@ -208,6 +200,7 @@ class Listener(threading.Thread):
                     self.since = time.monotonic()
                     receiver.capture(limit=None, timeout=None, wakeup=False)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self.error = str(error) or type(error).__name__
                 logging.getLogger(__name__).debug("listener: %s", error)
             self.since = None
             if not self._ends:
@@ -217,36 +210,22 @@ class Listener(threading.Thread):
         """End at the next event; it is a daemon thread, so nobody waits for it."""
         self._ends = True
 
-    def _hear(self, event: Mapping[str, Any]) -> None:
-        kind = event.get("type")
-        host = str(event.get("hostname", ""))
-        if kind == "worker-heartbeat":
-            with suppress(TypeError, ValueError):
-                if (beat := Beat.from_fields(event)) is not None:
-                    self._on_beat(host, beat)
-        elif kind == "worker-offline":
-            self._on_leave(host)
-        elif kind == "task-succeeded":
-            self._on_ended(str(event.get("uuid")), str(event.get("result", "")).strip("'\""))
-        elif kind == _ENDED_ASIDE:
-            self._on_ended(str(event.get("uuid")), str(event.get("outcome", "")))
-
 
 class Herald(threading.Thread):
-    """Tells of a bridge, every `HEARTBEAT_S`: its worker is busy waiting and cannot."""
+    """Tells of a process, every `HEARTBEAT_S`, on a connection of its own.
 
-    def __init__(
-        self, app: celery.Celery, name: str, beat: Callable[[], Beat], facts: Callable[[], Any]
-    ) -> None:
-        """`facts` gives the fields of Celery's own heartbeats: active, processed, loadavg."""
+    A worker that waits for a document cannot send Celery's heartbeats itself.
+    """
+
+    def __init__(self, app: celery.Celery, name: str, tell: Callable[[], Iterable[Event]]) -> None:
+        """`tell` gives what to send; it is called by this thread."""
         super().__init__(name="herald", daemon=True)
         self._app = app
         self._name = name
-        self._beat = beat
-        self._facts = facts
+        self._tell = tell
         self._ends = threading.Event()
         self._soon = threading.Event()
-        self._ended: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._more: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Tell until told to stop."""
@@ -257,29 +236,41 @@ class Herald(threading.Thread):
                     events = self._app.events.Dispatcher(
                         connection, hostname=self._name, buffer_while_offline=False
                     )
-                    events.send("worker-online", freq=HEARTBEAT_S, **self._facts())
                     while not self._ends.is_set():
-                        while not self._ended.empty():
-                            task, outcome = self._ended.get_nowait()
-                            events.send(_ENDED_ASIDE, uuid=task, outcome=outcome)
-                        events.send(
-                            "worker-heartbeat", freq=HEARTBEAT_S, **self._facts(), **self._beat().as_fields()
-                        )
+                        self._send(events)
                         self._soon.wait(HEARTBEAT_S)
                         self._soon.clear()
-                    events.send("worker-offline", freq=HEARTBEAT_S, **self._facts())
+                    self._send(events)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 logging.getLogger(__name__).debug("herald: %s", error)
                 self._ends.wait(_AGAIN_S)
 
     def tell_ended(self, task: str, outcome: str) -> None:
         """A job that the broker no longer knows has ended."""
-        self._ended.put((task, outcome))
+        self.tell_soon(Event(ENDED_ASIDE, {"uuid": task, "outcome": outcome}))
+
+    def tell_soon(self, event: Event) -> None:
+        """Send this at once, with the next heartbeat; at the end too."""
+        self._more.put(event)
         self._soon.set()
 
     def stop(self) -> None:
-        """Say good-bye and end, within a moment where the broker answers."""
+        """End, within a moment where the broker answers."""
         self._ends.set()
         self._soon.set()
         if self.is_alive():
             self.join(_GOODBYE_S)
+
+    def _send(self, events: Any) -> None:  # noqa: ANN401 - Celery has no types
+        while not self._more.empty():
+            event = self._more.get_nowait()
+            events.send(event.kind, **event.fields)
+        for event in self._tell():
+            events.send(event.kind, **event.fields)
+
+
+class Event(NamedTuple):
+    """What is told: a type of Celery's, or one of ours, which its tools pass over; and fields."""
+
+    kind: str
+    fields: Mapping[str, Any]

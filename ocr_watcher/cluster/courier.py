@@ -168,6 +168,11 @@ class Courier:
             shown = " and ".join(map(str, folders))
             raise CutOffError(f"{shown}: not the share of the dispatcher; is it mounted?")
 
+    def probe(self, root: str) -> str:
+        """What is seen of the file of `doctor` in a root; "" where there is none."""
+        folder = self._shares.get(root)
+        return "" if folder is None else roots.probe_of(root, folder)
+
     @contextmanager
     def _opened(self, message: Message) -> Iterator[_Folders]:
         """The open folders of a document, on the right share: what is missing there is really gone.

@@ -10,17 +10,32 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
 
 from ocr_watcher import __version__, log, names
 from ocr_watcher.cluster import roots
-from ocr_watcher.cluster.broker import BrokerError, Listener, Sender, make_app
+from ocr_watcher.cluster.broker import (
+    DISPATCH,
+    ENDED_ASIDE,
+    HEARTBEAT,
+    OFFLINE,
+    SUCCEEDED,
+    BrokerError,
+    Event,
+    Herald,
+    Listener,
+    Sender,
+    make_app,
+)
 from ocr_watcher.cluster.courier import End
-from ocr_watcher.cluster.hosts import Hosts
+from ocr_watcher.cluster.hosts import Beat, DispatchBeat, Hosts, as_fields, from_fields
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.window import Window
 from ocr_watcher.errors import ExitCode
@@ -36,10 +51,9 @@ from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from ocr_watcher.cluster.hosts import Beat
     from ocr_watcher.config import Settings
     from ocr_watcher.job import Job
     from ocr_watcher.service.claims import Claims
@@ -56,6 +70,7 @@ _HUNG_S: Final = 15.0
 # How long nothing is sent after the broker failed.
 _BROKER_PAUSE_S: Final = 1.0
 _KEEPER_DEADLINE_S: Final = 2.0
+_MIB: Final = 1 << 20
 
 
 class Dispatch:
@@ -77,10 +92,13 @@ class Dispatch:
         self._window = Window(settings.queue.max_size, clock)
         self._ends: queue.SimpleQueue[tuple[str, Outcome]] = queue.SimpleQueue()
         self._sender = Sender(self._app)
-        self._listener = Listener(self._app, self._on_beat, self._on_leave, self._on_ended)
+        self._listener = Listener(self._app, self._hear)
+        self._herald = Herald(self._app, f"dispatch@{socket.gethostname()}", self._tell)
         self._keepers: tuple[Keeper, ...] = ()
         self._hung: set[Path] = set()
         self._broker_works = True
+        self._queued: dict[str, int] = {}
+        self._process = psutil.Process()
         self._notifier = Notifier(os.environ, clock)
         self.sent = self.done = self.failed = self.lost = 0
 
@@ -99,6 +117,7 @@ class Dispatch:
             )
             with hold_lock(settings.model_copy(update={"state_dir": _state_of(settings)})) as hold:
                 self._listener.start()
+                self._herald.start()
                 self._open_roots(hold.claims)
                 self._begin()
                 self._loop()
@@ -193,6 +212,7 @@ class Dispatch:
     def _shut_down(self) -> None:
         self._notifier.stopping()
         self._listener.stop()
+        self._herald.stop()
         for keeper in self._keepers:
             keeper.stop()
         for keeper in self._keepers:
@@ -220,9 +240,8 @@ class Dispatch:
 
     def _look_for_lost(self) -> None:
         """Give back to their inbox what neither broker nor bridge has. Raises `BrokerError`."""
-        queued = self._sender.queued(
-            self._names.values()
-        )  # always: so it is known whether the broker answers
+        # Always: so it is known whether the broker answers.
+        self._queued = queued = self._sender.queued(self._names.values())
         if self._listened_s() < _LISTEN_S:
             return  # nothing was heard yet: nobody is known to have anything
         for job in self._window.look(self._hosts.in_hand(), queued):
@@ -323,16 +342,36 @@ class Dispatch:
             return Outcome.DONE
         return Outcome.FAILED if state is RecordState.FAILED else None
 
-    def _on_beat(self, host: str, beat: Beat) -> None:
-        self._hosts.hear(host, beat)
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        """Called by the listener."""
+        kind, host = event.get("type"), str(event.get("hostname", ""))
+        if kind == HEARTBEAT and (beat := from_fields(Beat, event)) is not None:
+            self._hosts.hear(host, beat)
+        elif kind == OFFLINE:
+            self._hosts.leave(host)
+        elif kind in (SUCCEEDED, ENDED_ASIDE):
+            # Celery tells the representation of what the task returned.
+            outcome = str(event.get("outcome", "") or event.get("result", "")).strip("'\"")
+            with suppress(ValueError):  # "": it goes on without the broker
+                self._ends.put((str(event.get("uuid")), End(outcome).outcome))
+                self._bell.ring()
 
-    def _on_leave(self, host: str) -> None:
-        self._hosts.leave(host)
-
-    def _on_ended(self, task: str, outcome: str) -> None:
-        with suppress(ValueError):  # "": it goes on without the broker
-            self._ends.put((task, End(outcome).outcome))
-            self._bell.ring()
+    def _tell(self) -> list[Event]:
+        """Called by the herald."""
+        beat = DispatchBeat(
+            roots=tuple(self._names.values()),
+            window=len(self._window),
+            window_size=self._settings.queue.max_size,
+            queued=sum(self._queued.values()),
+            waiting=sum(keeper.waiting for keeper in self._keepers),
+            sent=self.sent,
+            done=self.done,
+            failed=self.failed,
+            lost=self.lost,
+            rss_mb=round(self._process.memory_info().rss / _MIB, 1),
+            wall_s=time.time(),
+        )
+        return [Event(DISPATCH, as_fields(beat))]
 
     def _stop(self, reason: str, code: ExitCode) -> None:
         if not self._stop_reason:

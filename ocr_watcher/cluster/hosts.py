@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,10 +30,12 @@ class Beat:
         daemon: Whether its daemon runs.
         queue: Files in that daemon's queue.
         rss_mb: Resident memory of the daemon (MiB).
-        bridge_rss_mb: Of the bridge.
-        roots: The shared folders that it takes jobs of, now.
-        done: Jobs that it has ended since it started.
         rss_limit_mb: Where the daemon starts afresh (MiB).
+        bridge_rss_mb: Resident memory of the bridge (MiB).
+        roots: The shared folders that it takes jobs of, now.
+        closed: Why it takes none of the others, in words.
+        probes: Identity and time of the file of `doctor` that it sees in each root, where there is one.
+        done: Jobs that it has ended since it started.
         wall_s: Its clock (s since 1970), for `doctor`.
     """
 
@@ -41,28 +43,68 @@ class Beat:
     daemon: bool = False
     queue: int = 0
     rss_mb: float = 0.0
+    rss_limit_mb: int = 0
     bridge_rss_mb: float = 0.0
     roots: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
     done: int = 0
-    rss_limit_mb: int = 0
     wall_s: float = 0.0
 
-    def as_fields(self) -> dict[str, Any]:
-        """The fields of the event."""
-        return {f"{_PREFIX}{name}": value for name, value in vars(self).items()}
 
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Beat | None:
-        """From an event; None where it is one of another kind of worker."""
-        told = {name: fields[_PREFIX + name] for name in vars(cls()) if _PREFIX + name in fields}
-        if not told:
-            return None
-        for name in ("tasks", "roots"):
-            told[name] = tuple(str(one) for one in told.get(name, ()))
-        return cls(**told)
+@dataclass(frozen=True)
+class DispatchBeat:
+    """What a dispatcher tells.
+
+    Attributes:
+        roots: The shared folders that it watches.
+        window: Jobs that were offered and have not ended.
+        window_size: How many there may be.
+        queued: Of these, those that are still in the broker.
+        waiting: Files that settle, or wait for their next try; there may be more on the disk.
+        sent: Messages since it started.
+        done: Documents that ended with a record since it started.
+        failed: Documents that ended with an error record.
+        lost: Jobs that were offered again because no host had them.
+        rss_mb: Its resident memory (MiB).
+        wall_s: Its clock (s since 1970).
+    """
+
+    roots: tuple[str, ...] = ()
+    window: int = 0
+    window_size: int = 0
+    queued: int = 0
+    waiting: int = 0
+    sent: int = 0
+    done: int = 0
+    failed: int = 0
+    lost: int = 0
+    rss_mb: float = 0.0
+    wall_s: float = 0.0
 
 
-@dataclass
+_Told = TypeVar("_Told", Beat, DispatchBeat)
+
+
+def as_fields(told: Beat | DispatchBeat) -> dict[str, Any]:
+    """The fields of an event."""
+    return {f"{_PREFIX}{name}": value for name, value in vars(told).items()}
+
+
+def from_fields(kind: type[_Told], fields: Mapping[str, Any]) -> _Told | None:
+    """From an event; None where it is another program's, or cannot be understood."""
+    told: dict[str, Any] = {}
+    for name, default in vars(kind()).items():
+        if _PREFIX + name in fields:
+            value = fields[_PREFIX + name]
+            try:
+                told[name] = tuple(map(str, value)) if isinstance(default, tuple) else type(default)(value)
+            except (TypeError, ValueError):
+                return None
+    return kind(**told) if told else None
+
+
+@dataclass(frozen=True)
 class Host:
     """One bridge, as it was last heard of (monotonic s)."""
 
@@ -87,10 +129,10 @@ class Hosts:
         self._by_name.pop(name, None)
 
     def present(self) -> list[Host]:
-        """Those that are there, by name; the others are forgotten."""
+        """Those that are there, by name. Safe from any thread."""
         now = self.clock()
-        self._by_name = {n: host for n, host in self._by_name.items() if now - host.heard_at <= AWAY_S}
-        return sorted(self._by_name.values(), key=lambda host: host.name)
+        there = [host for host in list(self._by_name.values()) if now - host.heard_at <= AWAY_S]
+        return sorted(there, key=lambda host: host.name)
 
     def in_hand(self) -> Iterator[tuple[str, str]]:
         """Identities of the jobs that somebody has, and the name of who has them."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _BETWEEN: Final = "+"
+_PROBE_NS: Final = 1_700_000_000_123_456_789
 
 
 def identity_of(*folders: Path) -> str:
@@ -40,6 +41,43 @@ def is_same(told: str, there: str) -> bool:
     known = told.split(_BETWEEN)
     here = there.split(_BETWEEN)
     return len(known) == len(here) and all(one in ("", other) for one, other in zip(known, here, strict=True))
+
+
+def put_probe(root: str, folder: Path) -> str:
+    """Put a file into a root by a rename; returns what others see of it (see `probe_of`). Raises OSError.
+
+    Its time has nanoseconds, which not every file system keeps.
+    """
+    fresh = folder / names.temporary()
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, secrets.token_hex(16).encode())
+        os.utime(fd, ns=(_PROBE_NS, _PROBE_NS))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(fresh, folder / names.SHARE_PROBE)
+    return probe_of(root, folder)
+
+
+def remove_probe(folder: Path) -> None:
+    """Take it away again."""
+    with suppress(OSError):
+        os.unlink(folder / names.SHARE_PROBE)
+
+
+def probe_of(root: str, folder: Path) -> str:
+    """What is seen of the probe in a root: the root's name, content and time; "" where there is none."""
+    try:
+        fd = os.open(folder / names.SHARE_PROBE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return f"{root}:{os.read(fd, 64).decode('ascii', 'replace')}:{os.fstat(fd).st_mtime_ns}"
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _identity_of(folder: Path) -> str:
