@@ -140,7 +140,17 @@ class Host:
         if self.bridge is not None:
             self.bridge.close()
         self.bridge = Process(
-            ["-m", "tests.fake_cluster", "bridge", "--name", self.name, "-c", "../config.yaml"],
+            [
+                "-m",
+                "tests.fake_cluster",
+                "bridge",
+                "--metrics",
+                "0",
+                "--name",
+                self.name,
+                "-c",
+                "../config.yaml",
+            ],
             home,
             self.environment,
             self.prefix,
@@ -200,7 +210,9 @@ class Cluster:
         if self.dispatcher is not None:
             self.dispatcher.close()
         self.dispatcher = Process(
-            ["-m", "tests.fake_cluster", "dispatch", "-c", "config.yaml"], home, self.environment
+            ["-m", "tests.fake_cluster", "dispatch", "--metrics", "0", "-c", "config.yaml"],
+            home,
+            self.environment,
         )
         return self.dispatcher
 

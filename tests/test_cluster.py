@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from ocr_watcher.cluster.broker import queue_of
+from ocr_watcher import config, names
 from tests.cluster import Cluster, cluster, why_not
-from tests.support import dot, sidecar_of, until
+from tests.support import PYTHONPATH, dot, sidecar_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support import Process
+
+if not why_not():
+    from ocr_watcher.cluster import examination, overview
+    from ocr_watcher.cluster.broker import queue_of
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"NO CLUSTER IS TESTED HERE: {why_not()}")
 
@@ -65,7 +74,7 @@ def test_three_hosts_read_what_is_dropped_into_the_share(tmp_path: Path) -> None
 
 
 def test_a_bridge_that_is_killed_goes_on_with_what_its_daemon_reads(tmp_path: Path) -> None:
-    with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "2"}) as made:
+    with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "2", "FAKE_AWAY_S": "30"}) as made:
         (image,) = drop(made, 1)
         until(made.reads)
         host = next(host for host in made.hosts if host.name == made.reads()[0][0])
@@ -223,3 +232,59 @@ def test_names_that_are_no_utf_8_are_read(tmp_path: Path) -> None:
         os.mkdir(folder)
         dot(made.share / "a.png").rename(os.fsdecode(folder + b"/\xff\xfe.png"))
         until(lambda: os.path.exists(folder + b"/\xff\xfe.png.json"))
+
+
+def test_status_doctor_and_metrics_tell_of_the_hosts(tmp_path: Path) -> None:
+    with cluster(tmp_path, hosts=2) as made:
+        all_read(drop(made, 4))
+        told = subprocess.run(
+            [sys.executable, "-m", "ocr_watcher", "status", "--json", "-c", "dispatch/config.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+            capture_output=True,
+            check=True,
+        )
+        status = json.loads(told.stdout)["cluster"]
+        assert [host["name"] for host in status["hosts"]] == ["host1", "host2"]
+        assert sum(host["done"] for host in status["hosts"]) == 4
+        assert all(host["daemon"] and host["rss_mb"] > 0 for host in status["hosts"])
+        (dispatcher,) = status["dispatchers"]
+        assert (dispatcher["done"], dispatcher["roots"]) == (4, ["scans"])
+        assert status["queued"] == {"scans": 0}
+
+
+def test_doctor_sees_what_hosts_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "_PATIENCE_S", 5.0)
+    with cluster(tmp_path, hosts=1, environment={"FAKE_CLOCK_S": "600"}) as made:
+        (tmp_path / "elsewhere").mkdir()
+        made.sections["cluster"] = {"roots": {"scans": str(tmp_path / "elsewhere")}}
+        made.add_host().bridge.wait_for("bridge.ready")
+        settings = config.load(tmp_path / "dispatch" / "config.yaml")
+        until(lambda: len(overview.look(settings).hosts) == 2)
+        found = list(examination.examine(settings))
+        wrong = [(one.name, one.found) for one in found if one.verdict == "FAIL"]
+        assert ("clocks", "bridge@host1 is +600 s from this one") in wrong
+        assert any("host2 sees nothing of it" in what for _, what in wrong)
+        right = [one.found for one in found if one.verdict == "ok"]
+        assert any("host1 sees what this host renames there" in what for what in right)
+        assert not (made.share / names.SHARE_PROBE).exists()
+
+
+def test_figures_for_prometheus(tmp_path: Path) -> None:
+    with cluster(tmp_path, hosts=1) as made:
+        all_read(drop(made, 3))
+        assert made.dispatcher is not None
+        bridge = made.hosts[0].bridge
+        assert bridge is not None
+        figures = ""
+        for process in (made.dispatcher, bridge):
+            (served,) = process.events("metrics.served")
+            figures += urllib.request.urlopen(served["address"], timeout=10).read().decode()  # noqa: S310 - ours
+        families = {family.name: family for family in text_string_to_metric_families(figures)}
+        ended = {
+            sample.labels["outcome"]: sample.value for sample in families["ocrwatcher_bridge_jobs"].samples
+        }
+        assert ended["done"] == 3
+        assert families["ocrwatcher_dispatch_hosts"].samples[0].value == 1
+        assert families["ocrwatcher_dispatch_window_capacity"].samples[0].value == 256
+        assert str(tmp_path) not in figures

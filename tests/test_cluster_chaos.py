@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocr_watcher.cluster.broker import queue_of
 from tests.cluster import Cluster, Host, cluster, why_not, why_not_apart
 from tests.support import dot, record, until
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support import Process
+
+if not why_not():
+    from ocr_watcher.cluster.broker import queue_of
 
 KILLS = int(os.environ.get("CLUSTER_KILLS", "40"))
 SEED = int(os.environ.get("CLUSTER_SEED", random.randrange(10**6)))  # noqa: S311 - no secret

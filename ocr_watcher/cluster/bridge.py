@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from ocr_watcher import __version__, log, names
+from ocr_watcher.cluster import metrics
 from ocr_watcher.cluster.aside import Aside, ShareKeeper
 from ocr_watcher.cluster.broker import HEARTBEAT, OFFLINE, ONLINE, Event, Herald, make_app
 from ocr_watcher.cluster.courier import Courier, CutOffError, End, is_over
 from ocr_watcher.cluster.hosts import HEARTBEAT_S, Beat, as_fields
 from ocr_watcher.cluster.message import Message
+from ocr_watcher.cluster.metrics import Count, Gauge
 from ocr_watcher.cluster.spool import FOLDERS, Spool, SpoolError
 from ocr_watcher.cluster.worker import NotTakenError, Worker, software
 from ocr_watcher.errors import ExitCode, UnavailableError
@@ -61,9 +63,15 @@ _MIB: Final = 1 << 20
 class Bridge:
     """The service. `run` is called once."""
 
-    def __init__(self, settings: Settings, name: str | None = None) -> None:
-        """`name` is by what the others know this host; its host name where there is none."""
+    def __init__(
+        self, settings: Settings, name: str | None = None, metrics_at: tuple[str, int] | None = None
+    ) -> None:
+        """`name` is by what the others know this host; its host name where there is none.
+
+        `metrics_at` is the host and port where figures are served, if anywhere.
+        """
         self._settings = settings
+        self._metrics_at = metrics_at
         self._log = log.get()
         self.name = f"bridge@{name or socket.gethostname()}"
         app = make_app(settings)
@@ -91,6 +99,7 @@ class Bridge:
         self._stop_reason = ""
         self._stop_at: float | None = None
         self._leaves = False
+        self._waited_s = 0.0
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -107,6 +116,8 @@ class Bridge:
             )
             self._spool.open()
             try:
+                if self._metrics_at is not None:
+                    metrics.serve("ocrwatcher_bridge", self._figures, self._metrics_at)
                 self._take_over()
                 self._herald.tell_soon(Event(ONLINE, self._facts()))
                 self._herald.start()
@@ -167,7 +178,9 @@ class Bridge:
             self._on_share_since = None
         if end is None:
             return ""
-        self._count(message, end, took_ms=round((time.monotonic() - began) * 1000))
+        took_s = time.monotonic() - began
+        self._waited_s += took_s
+        self._count(message, end, took_ms=round(took_s * 1000))
         return end.value
 
     def _carry(self, message: Message, began: float) -> End | None:
@@ -320,6 +333,19 @@ class Bridge:
             done=self._ends.total(),
             wall_s=time.time(),
         )
+
+    def _figures(self) -> list[Gauge | Count]:
+        """Called by the server of metrics."""
+        taken = {root: root not in self._told for root in self._shares}
+        ended = {end.value: self._ends[end] for end in End}
+        return [
+            Gauge("daemon_up", "Whether the daemon of this host works", {"": self._daemon.works()}),
+            Gauge("takes_jobs", "Whether jobs of a root are taken now", taken, "root"),
+            Gauge("in_hand_jobs", "Whether a job is waited for", {"": bool(self._in_hand)}),
+            Gauge("aside_jobs", "Jobs that were set aside", {"": len(self._aside)}),
+            Count("jobs", "Jobs that ended here", ended, "outcome"),
+            Count("job_seconds", "Time that ended jobs were waited for", {"": self._waited_s}),
+        ]
 
     def _facts(self) -> dict[str, Any]:
         return {

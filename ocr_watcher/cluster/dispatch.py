@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from ocr_watcher import __version__, log, names
-from ocr_watcher.cluster import roots
+from ocr_watcher.cluster import metrics, roots
 from ocr_watcher.cluster.broker import (
     DISPATCH,
     ENDED_ASIDE,
@@ -37,6 +37,7 @@ from ocr_watcher.cluster.broker import (
 from ocr_watcher.cluster.courier import End
 from ocr_watcher.cluster.hosts import Beat, DispatchBeat, Hosts, as_fields, from_fields
 from ocr_watcher.cluster.message import Message
+from ocr_watcher.cluster.metrics import Count, Gauge
 from ocr_watcher.cluster.window import Window
 from ocr_watcher.errors import ExitCode
 from ocr_watcher.inbox.intake import lstat
@@ -76,8 +77,15 @@ _MIB: Final = 1 << 20
 class Dispatch:
     """The service. `run` is called once."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics_at: tuple[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`metrics_at` is the host and port where figures are served, if anywhere."""
         self._settings = settings
+        self._metrics_at = metrics_at
         self._clock = clock
         self._log = log.get()
         self._app = make_app(settings)
@@ -116,6 +124,8 @@ class Dispatch:
                 window=settings.queue.max_size,
             )
             with hold_lock(settings.model_copy(update={"state_dir": _state_of(settings)})) as hold:
+                if self._metrics_at is not None:
+                    metrics.serve("ocrwatcher_dispatch", self._figures, self._metrics_at)
                 self._listener.start()
                 self._herald.start()
                 self._open_roots(hold.claims)
@@ -372,6 +382,23 @@ class Dispatch:
             wall_s=time.time(),
         )
         return [Event(DISPATCH, as_fields(beat))]
+
+    def _figures(self) -> list[Gauge | Count]:
+        """Called by the server of metrics."""
+        waiting = {self._names[keeper.inbox]: keeper.waiting for keeper in self._keepers}
+        ended = {"ok": self.done, "failed": self.failed}
+        return [
+            Gauge("broker_up", "Whether the broker answers", {"": self._broker_works}),
+            Gauge("hosts", "Bridges that were heard within 30 s", {"": len(self._hosts.present())}),
+            Gauge("window_jobs", "Jobs that were offered and have not ended", {"": len(self._window)}),
+            Gauge("window_capacity", "queue.max_size", {"": self._settings.queue.max_size}),
+            Gauge("held_jobs", "Of these, those that a host has", {"": self._window.held()}),
+            Gauge("queue_messages", "Messages in the broker", dict(self._queued), "root"),
+            Gauge("files_waiting", "Files that settle or wait for their next try", waiting, "root"),
+            Count("messages", "Messages that were sent", {"": self.sent}),
+            Count("files", "Documents that ended with a record", ended, "outcome"),
+            Count("lost_jobs", "Jobs that were offered again because no host had them", {"": self.lost}),
+        ]
 
     def _stop(self, reason: str, code: ExitCode) -> None:
         if not self._stop_reason:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _BETWEEN: Final = "+"
-_PROBE_NS: Final = 1_700_000_000_123_456_789
+PROBE_NS: Final = 1_700_000_000_123_456_789
+"""The time of a probe."""
 
 
 def identity_of(*folders: Path) -> str:
@@ -52,7 +53,7 @@ def put_probe(root: str, folder: Path) -> str:
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, secrets.token_hex(16).encode())
-        os.utime(fd, ns=(_PROBE_NS, _PROBE_NS))
+        os.utime(fd, ns=(PROBE_NS, PROBE_NS))
         os.fsync(fd)
     finally:
         os.close(fd)
