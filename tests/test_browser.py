@@ -99,7 +99,8 @@ def written(path: Path, engine: PaddleOcrEngine) -> tuple[Path, Page]:
 def engine(model_store: Path) -> Iterator[PaddleOcrEngine]:
     """The default engine, with the model for pages that do not stand upright."""
     spec = models.resolve("PP-OCRv6_small", model_store, "onnxruntime", None)
-    made = paddle_ocr.create("onnxruntime", spec, 0, {}, orientation=models.orientation_file(model_store))
+    orientation = models.further_file(models.ORIENTATION, model_store)
+    made = paddle_ocr.create("onnxruntime", spec, 0, {}, orientation=orientation)
     yield made
     made.close()
 

@@ -30,6 +30,9 @@ class Silent:
     def begin(self, path: str) -> None:
         pass
 
+    def page(self, path: str, page: int, pages: int) -> None:
+        pass
+
     def end(self, path: str, left: int) -> None:
         pass
 

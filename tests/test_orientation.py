@@ -47,7 +47,7 @@ def sheet(size: tuple[int, int] = (900, 1200)) -> tuple[Image.Image, list[tuple[
 def read(image: Image.Image, engine: Engine) -> Page:
     out = io.BytesIO()
     image.save(out, "PNG")
-    reader = Reader(engine, min_score=0, give_back=lambda: None)
+    reader = Reader(engine, min_score=0, words=True, give_back=lambda: None)
     (page,) = reader.read(io.BytesIO(out.getvalue()), LIMITS)
     return page
 
@@ -156,6 +156,10 @@ def test_lines_on_their_head_are_read_within_an_upright_page(
         left, top, right, bottom = boxes[number]
         begins = (right, bottom) if number in turned else (left, top)
         assert np.abs(np.array(line.polygon[0]) - begins).max() <= 0.02 * max(image.size)
+        assert [word.text for word in line.words] == line.text.split()
+        assert np.abs(np.array(line.words[0].polygon[0]) - begins).max() <= 0.02 * max(image.size)
+        lefts = [min(x for x, _ in word.polygon) for word in line.words]
+        assert lefts == sorted(lefts, reverse=number in turned)
     without = read(image, engine)
     assert [line.text == TEXT[number % 4] for number, line in enumerate(without.lines)] == [
         number not in turned for number in range(14)

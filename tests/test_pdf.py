@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import signal
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -419,6 +420,18 @@ def test_where_memory_is_short_for_a_moment_the_file_is_tried_again() -> None:
     with pytest.raises(ShortOfMemoryError):
         page_of(pdfs.many_operators(1_000_000), within)
     assert isinstance(page_of(prose(), within), Picture)
+
+
+@pytest.mark.parametrize("mode", ["auto", "layer", "ocr"])
+def test_a_helper_that_the_system_ends_is_not_the_file_s_fault(mode: str) -> None:
+    """As the kernel does where memory runs out, which chooses helpers first."""
+    within = limits(text=mode)
+    with opened(prose(), within) as document:
+        assert document._helper is not None
+        os.kill(document._helper.pid, signal.SIGKILL)
+        with pytest.raises(ShortOfMemoryError, match="the system ended the decoder"):
+            _ = document.page_text(0, within) or document.picture(0, within)
+        assert document.page_text(0, within) or document.picture(0, within)
 
 
 def test_a_long_document_gets_a_new_helper_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

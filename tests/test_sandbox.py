@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ocr_watcher.inputs import sandbox
+from ocr_watcher.inputs import helper_process, sandbox
 from ocr_watcher.inputs.helper_process import Budget, Helper, HelperEndedError
 from ocr_watcher.inputs.pdf import _KIND as PDF
 from tests import pdfs
@@ -76,6 +76,23 @@ def FPDF_InitLibrary():
             told[name] = f"refused: {error!r}"
     raise sys.modules["ocr_watcher.inputs.messages"].RefusalError(json.dumps(told))
 """
+
+
+def misbehaving(act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Helper:
+    """A helper that does this when it is to open the document, and then sleeps."""
+    folder = tmp_path / "pypdfium2_raw"
+    folder.mkdir()
+    source = STAND_IN[: STAND_IN.index("def attempts")]
+    source += (
+        f"def FPDF_InitLibrary():\n    channel = int(sys.argv[4])\n    {act}\n    threading.Event().wait()\n"
+    )
+    (folder / "__init__.py").write_text(source)
+    spec = type("Spec", (), {"origin": str(folder / "__init__.py")})()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: spec)
+    document = tmp_path / "a.pdf"
+    document.write_bytes(pdfs.prose())
+    with document.open("rb") as file:
+        return Helper(PDF, file.fileno(), 3)
 
 
 @pytest.fixture
@@ -230,8 +247,7 @@ def test_the_helper_dies_with_the_thread_that_started_it(tmp_path: Path) -> None
     (helper,) = made
     with pytest.raises(HelperEndedError) as caught:
         helper.ask({"do": "open", "passwords": []}, Budget(20, 200))
-    assert caught.value.why == "crash"
-    assert "signal 9" in str(caught.value)
+    assert caught.value.why == "killed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -242,9 +258,33 @@ def test_signals_to_the_whole_group_do_not_end_the_helper(helper: Helper, number
 
 def test_a_helper_that_is_killed_is_told_as_that(helper: Helper) -> None:
     os.kill(helper.pid, signal.SIGKILL)
-    with pytest.raises(HelperEndedError, match="signal 9"):
+    with pytest.raises(HelperEndedError, match="the system ended"):
         helper.ask({"do": "open", "passwords": []}, Budget(20, 200))
     assert helper.pid == 0
+
+
+@pytest.mark.parametrize("act", ["os.close(channel)", "os.write(channel, b'x' * 200)"])
+def test_what_a_helper_does_to_its_channel_is_not_taken_for_want_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    monkeypatch.setattr(helper_process, "_END_TIMEOUT_S", 0.1)
+    made = misbehaving(act, tmp_path, monkeypatch)
+    with pytest.raises(HelperEndedError) as caught:
+        made.ask({"do": "open", "passwords": []}, Budget(5, 200))
+    assert caught.value.why in ("crash", "memory")  # "xxxx" is the length of a very long answer
+    assert made.pid == 0
+
+
+def test_an_answer_that_trickles_in_does_not_keep_a_helper_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trickle = (
+        "os.write(channel, (32 << 20).to_bytes(4, 'little')); [os.write(channel, b' ') for _ in iter(int, 1)]"
+    )
+    made = misbehaving(trickle, tmp_path, monkeypatch)
+    with pytest.raises(HelperEndedError) as caught:
+        made.ask({"do": "open", "passwords": []}, Budget(0.3, 200))
+    assert caught.value.why == "time"
 
 
 def test_a_helper_that_takes_too_long_is_killed(helper: Helper) -> None:

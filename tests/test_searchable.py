@@ -7,10 +7,12 @@ import io
 import itertools
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pikepdf
 import pypdfium2
 import pytest
 from PIL import Image
@@ -54,6 +56,9 @@ class Opened:
 
     def picture(self, _index: int, _max_side_px: int) -> Picture:
         raise AssertionError
+
+    def own_text(self, index: int) -> tuple[Line, ...]:
+        return self.document.own_text(index, self.limits)
 
     def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
         return self.document.with_layer(layer, pages, self.limits)
@@ -182,6 +187,25 @@ def test_pages_that_have_text_stay_as_they_are() -> None:
     ]
 
 
+def test_what_a_page_says_itself_is_not_said_twice() -> None:
+    made = Pdf()
+    picture = made.image(Image.new("L", (8, 8), 250))
+    made.page(
+        b"q 595 0 0 842 0 0 cm /Im Do Q " + pdfs.text("Stamped: 7", at=(72, 700), size=24),
+        resources=b"/XObject << /Im %d 0 R >>" % picture,
+    )
+    data = made.bytes()
+    stamp, word = read_back(data).lines[0], read_back(data).lines[0].words[0]
+    lines = (
+        replace(stamp, text="STAMPED 7", words=(replace(word, text="STAMPED"), replace(stamp.words[1]))),
+        line("Stamped: 7", left=400, top=1500),  # the same, but elsewhere
+        replace(stamp, text="Stamped: 8", words=(word, replace(stamp.words[1], text="8"))),
+    )
+    out = layered(data, page(data, *lines))
+    assert sorted(one.text for one in read_back(out).lines) == ["Stamped: 7", "Stamped: 7", "Stamped: 8"]
+    assert layered(data, page(data, lines[0])) == data
+
+
 def test_where_nothing_is_to_be_added_the_bytes_are_the_same() -> None:
     data = pdfs.prose()
     assert layered(data, page(data, read_from="text_layer")) == data
@@ -234,6 +258,18 @@ def test_a_protected_document_stays_protected() -> None:
         pypdfium2.PdfDocument(out)
     found = read_back(out, passwords=("geheim",))
     assert sorted(one.text for one in found.lines) == sorted([*PROSE, "added"])
+
+
+@pytest.mark.parametrize("revision", [4, 6])
+def test_a_document_in_aes_stays_so(revision: Literal[4, 6]) -> None:
+    plain, locked = io.BytesIO(scanned().bytes()), io.BytesIO()
+    with pikepdf.open(plain) as document:
+        document.save(locked, encryption=pikepdf.Encryption(owner="o", user="u", R=revision))
+    one = Page(0, 2479, 3508, 0.3, (line("added", left=100, top=2000),), "", dpi=300)
+    out = layered(locked.getvalue(), one, within=limits(passwords=("u",)))
+    with pytest.raises(pypdfium2.PdfiumError, match="password"):
+        pypdfium2.PdfDocument(out)
+    assert [one.text for one in read_back(out, passwords=("u",)).lines] == ["added"]
 
 
 @pytest.mark.parametrize("why", ["time", "memory", "crash"])

@@ -46,6 +46,8 @@ def test_a_consumer_that_was_given_up_is_turned_away_and_another_goes_on() -> No
         with pytest.raises(Interruption):
             in_turns.read(IMAGE)
         with pytest.raises(Interruption):
+            in_turns.turn_deg(IMAGE)
+        with pytest.raises(Interruption):
             in_turns.warm_up()
 
     thread = in_thread(consumer)

@@ -354,13 +354,10 @@ def test_a_dead_reader_of_inotify_is_noticed(
     def fail(*_: object) -> None:
         raise SystemExit  # ends a thread without a word
 
-    (reader,) = watcher._threads
-    monkeypatch.setattr(type(reader), "handle_event", fail)
+    monkeypatch.setattr(InotifyFD, "handle_event", fail)
     assert watcher.is_alive()
     (inbox / "a.png").touch()
-    reader.join(10)
-    assert not watcher.is_alive()
-    type(reader)._instance = None  # type: ignore[attr-defined] # the next test's observer starts another
+    until(lambda: not watcher.is_alive(), 10)
 
 
 def test_no_watches_left_means_polling(inbox: Path, events: Events, log: Log) -> None:
@@ -417,6 +414,19 @@ def test_a_thousand_levels_are_watched_from_the_start_and_while_running(
 def _told_of_a_write(path: Path, events: Events) -> bool:
     path.write_bytes(b"x")  # again and again, since the first may come before the watch
     return any(event.path == str(path) for event in events.drain())
+
+
+def test_what_ends_in_another_watcher_is_no_matter(
+    tmp_path: Path, events: Events, watcher: Watcher, log: Log
+) -> None:
+    """Each inbox has its own, and they come and go."""
+    (tmp_path / "another").mkdir()
+    other = Watcher((tmp_path / "another",), "native", recursive=True, events=events, log=log)  # type: ignore[arg-type]
+    other.start()
+    assert other.is_alive()
+    watcher.stop()
+    assert other.is_alive()
+    other.stop()
 
 
 def test_a_folder_is_moved_away_another_takes_its_name_and_both_are_removed(

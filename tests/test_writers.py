@@ -59,6 +59,9 @@ class Blank:
     def encoded(self, _index: int) -> Encoded | None:
         return None
 
+    def own_text(self, _index: int) -> tuple[Line, ...]:
+        raise AssertionError
+
     def with_layer(self, _layer: bytes, _pages: Sequence[int]) -> Iterator[bytes]:
         raise AssertionError
 
@@ -319,6 +322,10 @@ class Opened:
     @property
     def are_of_a_pdf(self) -> bool:
         return self.document.layered is not None
+
+    def own_text(self, index: int) -> tuple[Line, ...]:
+        assert self.document.layered is not None
+        return self.document.layered.own_text(index, LIMITS)
 
     def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
         assert self.document.layered is not None

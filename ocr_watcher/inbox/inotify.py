@@ -163,3 +163,7 @@ class _Observer(InotifyObserver):
         self._inotify_fd.start()
         # Past InotifyObserver's own, which would make another instance and its usual emitter.
         BaseObserver.__init__(self, _Emitter, inotify_fd=self._inotify_fd, unwatched=unwatched)
+
+    def is_alive(self) -> bool:
+        """Whether its own thread and the reader's run. A dead emitter can be replaced, and does not count."""
+        return super().is_alive() and self._inotify_fd.is_alive()

@@ -11,7 +11,6 @@ import errno
 import os
 import queue
 import stat
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,8 +25,6 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers.api import EventDispatcher, EventEmitter
-from watchdog.utils import BaseThread
 
 from ocr_watcher.inbox.inotify import Unwatched, make_observer
 
@@ -197,8 +194,6 @@ class Watcher:
         self._missing: set[Path] = set()
         # Told by the observer's threads: inboxes with a folder for which there was no watch, and why.
         self._partly: dict[str, str] = {}
-        # That the observer started beside its emitters: the reader of inotify, which all share.
-        self._threads: set[threading.Thread] = set()
         self.modes: dict[Path, Literal["native", "polling"]] = {}
         self._inboxes = inboxes
         self._mode = mode
@@ -222,8 +217,7 @@ class Watcher:
 
     def is_alive(self) -> bool:
         """False when a thread of the observer has died: nothing would be noticed any more."""
-        threads = [thread for thread in self._threads if not thread.is_alive()]
-        return not threads and (self._observer is None or self._observer.is_alive())
+        return self._observer is None or self._observer.is_alive()
 
     def ensure(self) -> bool:
         """Check that every inbox is still the folder being watched; True where one changed (scan it)."""
@@ -260,7 +254,7 @@ class Watcher:
 
     def stop(self) -> None:
         """Stop and join the observer's threads."""
-        if self._observer is not None and self._observer.is_alive():
+        if self._observer is not None:
             self._observer.stop()
             self._observer.join(2.0)
         self._observer = None
@@ -296,10 +290,11 @@ class Watcher:
         """Watch `inbox`; returns what went wrong in words, empty when nothing did."""
         if self._observer is None:
             try:
-                self._observer = self._make_observer(self._unwatched)
-            except OSError as error:
+                observer = self._make_observer(self._unwatched)
+                observer.start()
+            except (OSError, RuntimeError) as error:  # no instance of inotify left, or no thread
                 return _no_watch(error)
-            self._observer.start()
+            self._observer = observer
         old = self._watches.pop(inbox, None)
         try:
             if old is not None:
@@ -316,13 +311,6 @@ class Watcher:
         except Exception as error:  # noqa: BLE001 - a bug of the observer's must not take the service with it
             self._log.exception("watch.trouble", inbox=str(inbox))
             return _no_watch(error)
-        self._threads = {
-            thread
-            for thread in threading.enumerate()
-            if isinstance(thread, BaseThread)
-            and not isinstance(thread, (EventEmitter, EventDispatcher))
-            and thread.is_alive()  # another inbox's may just be starting
-        }
         self._watches[inbox] = (watch, identity or (0, 0))
         return ""
 

@@ -149,6 +149,9 @@ class PageText:
 class Layered(Protocol):
     """An open PDF, to a copy of which invisible text can be added."""
 
+    def own_text(self, index: int, limits: DecodeLimits) -> tuple[Line, ...]:
+        """Give the text that page `index` has, seen or not. Raises `FileError`."""
+
     def with_layer(self, layer: bytes, pages: Sequence[int], limits: DecodeLimits) -> Iterator[bytes]:
         """Give the document with text beneath what is on its pages, and otherwise as it is.
 

@@ -15,6 +15,7 @@ from ocr_watcher.errors import (
     FileError,
     HeavyPageError,
     OutOfMemoryError,
+    ShortOfMemoryError,
     SlowPageError,
     TruncatedError,
     UnreadableError,
@@ -199,6 +200,8 @@ def _ended(ended: HelperEndedError) -> FileError:
             )
         case "time":
             return SlowPageError(f"the file: {ended}", hint="Save it again as a JPEG.")
+        case "killed":
+            return ShortOfMemoryError(f"the file: {ended}")
     return UnreadableError(f"the file is damaged: {ended}")
 
 

@@ -12,6 +12,7 @@ import mmap
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,12 +40,17 @@ _MAX_ANSWER_BYTES = 32 << 20
 _START_TIMEOUT_S = 30.0
 _START_RSS_MB = 150.0
 _KILL_TIMEOUT_S = 5.0
+_END_TIMEOUT_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
 
 
 class HelperEndedError(Exception):
-    """The helper is gone; `why` is `time`, `memory` or `crash`, the message says more."""
+    """The helper is gone; the message says more.
+
+    `why` is `time` or `memory` where it took too much, `crash` where it ended by itself, and `killed` where
+    somebody else ended it: mostly the kernel, which takes it first where memory runs out.
+    """
 
     def __init__(self, why: str, message: str) -> None:
         super().__init__(message)
@@ -184,19 +190,22 @@ class Helper:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise self._crashed()
+            self.close()
+            raise HelperEndedError("crash", "the decoder answered with nonsense")
         return answer
 
     def _read(self, size_bytes: int, deadline: float, budget: Budget) -> bytes:
         content = bytearray()
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
+        looked_at = self._clock()
         while len(content) < size_bytes:
             if poller.poll(_LOOK_MS):
-                part = self._receive(size_bytes - len(content))
-                content += part
-            else:
+                content += self._receive(size_bytes - len(content))
+            # Also while an answer comes: one that trickles in must not keep it from being looked at.
+            if (now := self._clock()) - looked_at >= _LOOK_MS / 1000:
                 self._look(deadline, budget)
+                looked_at = now
         return bytes(content)
 
     def _receive(self, at_most: int) -> bytes:
@@ -229,9 +238,14 @@ class Helper:
         return int(fields[1]) * _PAGE_BYTES / _MIB
 
     def _crashed(self) -> HelperEndedError:
-        process = self._process
+        code = None
+        if self._process is not None:
+            # It ends a moment after its end of the channel; one that does not is killed here, not by others.
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(_END_TIMEOUT_S)
         self.close()
-        code = process.returncode if process is not None else None
+        if code == -signal.SIGKILL:
+            return HelperEndedError("killed", "the system ended the decoder, probably for want of memory")
         how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"
         return HelperEndedError("crash", f"the decoder ended over it ({how})")
 

@@ -53,9 +53,10 @@ _END_WITHIN_BYTES = 2048  # of the end of the file; some writers append to it
 # PDFium keeps a little of every page that it was asked for: 8 MiB after a thousand.
 _PAGES_A_HELPER = 300
 _KIND = Kind("pdf", ("pypdfium2_raw",), "pypdfium2")
-# Resident memory that a helper may have (MiB). Text takes 23, a scan 70, a picture of 400 megapixels 100.
-# Between two looks at it a helper gains up to 30 more.
-_MAX_RSS_MB = 350.0
+# Resident memory that a helper may have (MiB). Text takes 23, a scan 70, a picture of 400 megapixels 100, a
+# progressive JPEG of A4 at 600 dpi up to 238. Between two looks at it a helper gains up to 30 more, and up
+# to 60 on a busy machine.
+_MAX_RSS_MB = 320.0
 # However little memory is left, a helper may have this much (MiB): enough for nearly every page.
 _LEAST_RSS_MB = 100.0
 # For adding text: what a helper has before (27), and an allowance (MiB). It has the file in memory, the copy
@@ -127,7 +128,7 @@ class PdfDocument:
             request = {"do": "text", "page": index, "always": limits.pdf.text == "layer"}
             answer = self._ask(request, limits, what)
         except HelperEndedError as ended:
-            if limits.pdf.text == "layer":
+            if limits.pdf.text == "layer" or ended.why == "killed":
                 raise _failed(what, ended) from ended
             # The picture may still be had: `picture` takes this for its first try.
             self._killed, self._killed_over = ended, index
@@ -154,7 +155,8 @@ class PdfDocument:
             try:
                 return self._draw(index, smaller, what, seconds=limits.pdf.page_timeout_s / divisor)
             except HelperEndedError as error:
-                if error.why == "memory" and _rss_mb(limits) < _rss_mb(limits, ever=True):
+                short = error.why == "memory" and _rss_mb(limits) < _rss_mb(limits, ever=True)
+                if short or error.why == "killed":
                     raise ShortOfMemoryError(f"{what}: {error}") from error
                 ended = error
         raise _failed(f"{what}, at half the size too", ended)
@@ -167,6 +169,11 @@ class PdfDocument:
     def layered(self) -> PdfDocument:
         """See `OpenDocument`."""
         return self
+
+    def own_text(self, index: int, limits: DecodeLimits) -> tuple[Line, ...]:
+        """See `inputs.base.Layered`."""
+        found = self.page_text(index, replace(limits, pdf=replace(limits.pdf, text="layer")))
+        return () if found is None else found.lines
 
     def with_layer(self, layer: bytes, pages: Sequence[int], limits: DecodeLimits) -> Iterator[bytes]:
         """See `inputs.base.Layered`. Another helper does it, which has PDF objects but draws nothing."""
@@ -336,6 +343,8 @@ def _failed(what: str, ended: HelperEndedError | None) -> FileError:
             return HeavyPageError(message)
         case "time":
             return SlowPageError(message)
+        case "killed":
+            return ShortOfMemoryError(message)
     return UnreadableError(message)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ocr_watcher.inputs.helper import Answer
 
+_ENCRYPTED = b"/Encrypt"
 # Trees of pages are no deeper.
 _MAX_DEPTH = 64
 _LETTER = (0.0, 0.0, 612.0, 792.0)
@@ -35,6 +36,8 @@ Rectangle = tuple[float, float, float, float]
 def serve(document: ctypes.Array[ctypes.c_char], shared: ctypes.Array[ctypes.c_char]) -> Answer:
     """Give what answers requests about a document, see `helper`."""
     logging.disable()  # qpdf's warnings go nowhere
+    if _ENCRYPTED in document.raw:
+        _open_random_numbers()
     made: list[memoryview] = []
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +58,12 @@ def serve(document: ctypes.Array[ctypes.c_char], shared: ctypes.Array[ctypes.c_c
         return {"size": len(made[0])}
 
     return answer
+
+
+def _open_random_numbers() -> None:
+    """Have qpdf open the source of random numbers, which cannot be opened later; it keeps it open."""
+    with Pdf.new() as pdf:
+        pdf.save(io.BytesIO(), encryption=pikepdf.Encryption(owner="a", user="b", R=6))
 
 
 def with_layer(document: bytes, layer: bytes, pages: Sequence[int], passwords: Sequence[str]) -> memoryview:

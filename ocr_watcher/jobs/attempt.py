@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from io import BufferedReader
 
-    from ocr_watcher.document import EngineFacts
+    from ocr_watcher.document import EngineFacts, Line
     from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.journal import Attempts, Journal
@@ -126,6 +126,10 @@ class _Pictures:
     @property
     def are_of_a_pdf(self) -> bool:
         return self.opened.layered is not None
+
+    def own_text(self, index: int) -> tuple[Line, ...]:
+        assert self.opened.layered is not None  # noqa: S101 - asked before
+        return self.opened.layered.own_text(index, self.limits())
 
     def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
         assert self.opened.layered is not None  # noqa: S101 - asked before

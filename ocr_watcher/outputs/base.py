@@ -32,6 +32,9 @@ class Pictures(Protocol):
     def are_of_a_pdf(self) -> bool:
         """Whether the document is a PDF, to which text can be added."""
 
+    def own_text(self, index: int) -> tuple[Line, ...]:
+        """What text page `index` of a PDF has, seen or not. Raises `FileError`."""
+
     def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
         """The PDF with text on some pages, see `inputs.base.Layered`."""
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ocr_watcher.config import Settings
-    from ocr_watcher.document import Source
-    from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
+    from ocr_watcher.document import Line, Source
+    from ocr_watcher.inputs.base import DecodeLimits, Encoded, Layered, OpenDocument, Picture
 
 
 @dataclass
@@ -164,8 +164,15 @@ class _Pictures:
         """See `outputs.base.Pictures`."""
         return self.opened is not None and self.opened.layered is not None
 
+    def own_text(self, index: int) -> tuple[Line, ...]:
+        """See `outputs.base.Pictures`."""
+        return self._layered().own_text(index, self.limits)
+
     def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
         """See `outputs.base.Pictures`."""
+        return self._layered().with_layer(layer, pages, self.limits)
+
+    def _layered(self) -> Layered:
         if self.opened is None or self.opened.layered is None:
             raise OutputError("the document is not there")
-        return self.opened.layered.with_layer(layer, pages, self.limits)
+        return self.opened.layered

@@ -316,7 +316,8 @@ def _cluster_in_words(cluster: ClusterStatus) -> list[str]:
     lines = [f"cluster      in the broker: {queued}"]
     lines += [
         f"dispatch     {one_line(one.name)}: {', '.join(one.roots)}; "
-        f"{one.window} of {one.window_size} in hand, {one.done} done, {one.failed} failed, {one.lost} offered again; RSS {one.rss_mb:.0f} MiB"
+        f"{one.window} of {one.window_size} in hand, {one.done} done, {one.failed} failed, "
+        f"{one.lost} offered again; RSS {one.rss_mb:.0f} MiB"
         for one in cluster.dispatchers
     ] or ["trouble      no dispatcher was heard: nothing new is offered to the hosts"]
     lines += [f"host         {_host_in_words(host)}" for host in cluster.hosts] or [
