@@ -175,7 +175,7 @@ class Cluster:
         home = self.folder / name
         home.mkdir()
         (home / "inbox").mkdir()
-        document = {
+        document: dict[str, Any] = {
             "watch": {"inbox": "inbox", "settle_s": 0.05, "rescan_interval_s": 2},
             "logging": {"file": "log/log"},
             "cluster": {"broker": self.redis.url, "roots": {"scans": str(share or self.share)}},

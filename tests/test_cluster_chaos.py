@@ -23,6 +23,7 @@ from tests.cluster import Cluster, Host, cluster, why_not, why_not_apart
 from tests.support import dot, record, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support import Process
@@ -153,7 +154,7 @@ class Chaos:
     # -- all of it -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        acts = [
+        acts: list[Callable[[], None]] = [
             *((self.empty_broker,) * 3),
             *((lambda: self.freeze(self.number.choice(self.made.hosts)),) * 2),
             *((lambda: self.cut_off(self.number.choice(self.made.hosts)),) * 2),
@@ -174,7 +175,7 @@ class Chaos:
         if not made.exists() or path.with_name(path.name + ".error.json").exists():
             return False
         told = record(made)
-        return (
+        return bool(
             told["pages"][0]["width_px"] == self.widths[path]
             and told["source"]["mtime_ns"] == path.stat().st_mtime_ns
             and told["source"]["name"] == path.name

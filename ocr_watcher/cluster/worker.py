@@ -102,7 +102,7 @@ class Worker:
     def _valve(self) -> type[bootsteps.StartStopStep]:
         worker = self
 
-        class Valve(bootsteps.StartStopStep):
+        class Valve(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
             """Celery makes it anew whenever it has connected."""
 
             requires = ("celery.worker.consumer.tasks:Tasks",)
