@@ -24,8 +24,8 @@ SERVER = "redis-server"
 # Quick to notice what is lost; a heartbeat still has a tenth of the time that one may be away.
 QUICK = {
     "FAKE_HEARTBEAT_S": "0.2",
-    "FAKE_AWAY_S": "3",
-    "FAKE_LOST_S": "2",
+    "FAKE_AWAY_S": "6",
+    "FAKE_LOST_S": "4",
     "FAKE_LISTEN_S": "1",
     "FAKE_DAEMON_AWAY_S": "5",
 }

@@ -368,7 +368,7 @@ SECTION_KEYS = {
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
-TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir"
+TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir, cluster"
 
 
 @pytest.mark.parametrize(
