@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run test test-long test-systemd test-openvino test-cluster test-heic openvino heic cluster bench check format lock models install uninstall clean help
+.PHONY: run serve test test-long test-systemd test-openvino test-cluster test-heic test-clients fuzz-http openvino heic cluster bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -21,6 +21,10 @@ run: models ## set everything up and watch ./inbox
 	@mkdir -p inbox
 	@# 75 means: start me again. A service manager does that; here it is this loop.
 	@while :; do $(BIN)/ocr-watcher run -c $(CONFIG); code=$$?; [ $$code -eq 75 ] || exit $$code; done
+
+serve: models ## set everything up, watch ./inbox and serve over HTTP; prints the address
+	@mkdir -p inbox
+	@$(BIN)/python -m ocr_watcher.http.together $(CONFIG)
 
 test: $(INSTALLED) ## run the tests with the real engines
 	@$(BIN)/ocr-watcher models pull --all
@@ -42,6 +46,12 @@ test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
 
 test-cluster: $(INSTALLED) .bench/cluster/.installed ## run the tests of several machines (redis-server)
 	PYTHONPATH=$(CURDIR)/.bench/cluster $(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
+
+test-clients: $(INSTALLED) .bench/clients/.installed ## run HTTP clients that are not among our libraries
+	PYTHONPATH=.bench/clients $(BIN)/python -m pytest tests/test_http_strangers.py $(ARGS)
+
+fuzz-http: $(INSTALLED) .bench/schemathesis/.installed ## let Schemathesis loose on the HTTP server
+	$(BIN)/python benchmarks/fuzz_http.py .bench/schemathesis/bin/schemathesis $(ARGS)
 
 openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor computes in bf16
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock
@@ -104,6 +114,19 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@echo "installing the programs to compare with (about 0.5 GB)"
 	@$(PEERS)/bin/python -m pip install --quiet --only-binary :all: -r benchmarks/peers.txt
+	@touch $@
+
+# Only they: what they need is in $(VENV).
+.bench/clients/.installed: | $(INSTALLED)
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --target $(@D) \
+		tika==3.3.2 tika-client==1.0.0 paddleocr-mcp==0.8.5
+	@touch $@
+
+# An environment of its own: its libraries must not be taken for ours.
+.bench/schemathesis/.installed: | $(INSTALLED)
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --only-binary :all: 'schemathesis>=4.32,<5'
 	@touch $@
 
 .bench/openvino/.installed: requirements-openvino.lock | $(INSTALLED)

@@ -65,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         _check_config,
         "print the effective settings and what `run` still needs, or every mistake",
     )
+    serve = verb("serve", _serve, "serve over HTTP; a process of its own beside `run`")
+    serve.add_argument("--host", help="instead of http.host")
+    serve.add_argument("--port", type=_port, help="instead of http.port")
+    serve.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="accepted and ignored: there is one consumer, more means more hosts",
+    )
     dispatch = verb("dispatch", _dispatch, "watch shared folders and offer their documents to other hosts")
     bridge = verb("bridge", _bridge, "take documents of shared folders from the broker to this host's daemon")
     for process in (dispatch, bridge):
@@ -119,6 +128,13 @@ def _address(text: str) -> tuple[str, int]:
     if not 0 <= int(port) <= 65_535:
         raise ValueError
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise ValueError
+    return port
 
 
 def _add_config(parser: argparse.ArgumentParser, default: object) -> None:
@@ -215,6 +231,24 @@ def _serve_until_stopped(service: str, run: Callable[[], ExitCode]) -> int:
         logger.exception(bug, hint=hint)
         logger.info(exiting, reason="unexpected error", exit_code=int(ExitCode.BUG))
         return ExitCode.BUG
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    from ocr_watcher import log
+    from ocr_watcher.http import server
+    from ocr_watcher.verbs import status
+
+    settings = config.load(asked.config)
+    # Not into logging.file: one process writes and rotates that, the daemon.
+    log.set_up(settings.logging.level, None, 1, 1)
+    if settings.http is None:
+        log.get().warning("config.note", message="there is no `http` section: the daemon watches no spool")
+    return server.run(
+        settings,
+        settings.served(asked.host, asked.port),
+        collect=lambda: status.collect(settings).as_json(),
+        ready=lambda address: print(address, flush=True),
+    )
 
 
 def _check_config(asked: argparse.Namespace) -> int:

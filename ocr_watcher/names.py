@@ -158,6 +158,52 @@ SHARE_PROBE: Final = ".ocr-watcher-probe"
 ERRAND: Final = ".errand"
 """In a folder of a bridge's spool: whose document is in it."""
 
+# -- in the spool of the HTTP server -----------------------------------------------------------
+
+_STEM = re.compile(r"[0-9a-f]{32}")
+_LONGEST_ID: Final = 100
+
+
+def new_id() -> str:
+    """A job's id, which nobody can guess: 128 random bits in hexadecimal."""
+    return secrets.token_hex(16)
+
+
+def stem_of(job: str) -> str:
+    """The name of a job's files. An id cannot be told from it: names get into logs, and ids open results."""
+    return hashlib.sha256(job[:_LONGEST_ID].encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def ticket_of(document: str) -> str:
+    """The file beside a document in the spool that says what was asked for."""
+    return f".{document.partition('.')[0]}.job"
+
+
+SPOOL_EXTENSIONS: Final = (
+    *(".png", ".jpg", ".gif", ".bmp", ".webp", ".tif"),
+    *(".jp2", ".avif", ".heic", ".pdf"),
+)
+"""Of documents in the spool, by their content."""
+_UPLOAD_SUFFIX: Final = ".upload"
+SERVER_LOCK: Final = ".server"
+
+
+def upload_of(stem: str) -> str:
+    """A document while it comes in."""
+    return f".{stem}{_UPLOAD_SUFFIX}"
+
+
+def is_upload(name: str) -> bool:
+    """Whether a file in the spool is a document that comes in."""
+    return name.endswith(_UPLOAD_SUFFIX) and stem_in(name) is not None
+
+
+def stem_in(name: str) -> str | None:
+    """What names the job that a file in the spool belongs to; None where it is none of ours."""
+    match = _STEM.match(name.removeprefix("."))
+    return match[0] if match is not None and match.string[match.end() :].startswith(".") else None
+
+
 # -- in the state folder -----------------------------------------------------------------------
 
 JOURNAL: Final = "journal.sqlite3"

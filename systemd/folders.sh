@@ -20,7 +20,8 @@ owner=$1 user=${1%%:*} group=${1##*:} config=$3
 user_id=$(id -u "$user")
 shipped=$(cd "$(dirname "$0")" && pwd)/config.yaml
 # SHA-256 of config.yaml as older versions installed it: who has one of these has not edited it.
-shipped_before="e30c99fc1697c0e695f4f6022ceecf220c34606daf222b2a5f74965db5a195e3"
+shipped_before="e30c99fc1697c0e695f4f6022ceecf220c34606daf222b2a5f74965db5a195e3
+45cd84450f0d5f47a81a13976658a16122d8026e3f1a8f01d15a677a86e7a58d"
 journal=(journal.sqlite3-wal journal.sqlite3)
 stamp=$(date +%Y%m%dT%H%M%S)
 
@@ -122,7 +123,7 @@ keep_old_config() {
 migrate_config() {
     [ -f "$config" ] || return 0
     local line='^(state_dir:[[:space:]]*["'\'']?)([^"'\''#[:space:]]+)' value changed replacement
-    case " $shipped_before " in
+    case " ${shipped_before//$'\n'/ } " in
         *" $(sha256sum <"$config" | cut -d ' ' -f 1) "*)
             keep_old_config
             cat "$shipped" >"$config"
@@ -157,7 +158,7 @@ migrate_config() {
 
 tell_what_is_left() {
     local rest
-    rest=$(find "$folder/" -mindepth 1 -maxdepth 1 ! -name inbox ! -name state ! -name '*.set-aside-*' -printf ' %f')
+    rest=$(find "$folder/" -mindepth 1 -maxdepth 1 ! -name inbox ! -name state ! -name state-http ! -name '*.set-aside-*' -printf ' %f')
     if [ -n "$rest" ]; then echo "$folder: left as it is:$rest"; fi
 }
 

@@ -35,7 +35,7 @@ find_python() {
 units_at_work() {
     systemd_runs || return 0
     systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating \
-        ocr-watcher.service 'ocr-watcher@*.service' | cut -d ' ' -f 1
+        ocr-watcher.service 'ocr-watcher@*.service' ocr-watcher-http.service | cut -d ' ' -f 1
 }
 
 # The main instance and every NAME that has a configuration or a folder.
@@ -94,7 +94,9 @@ install_service() {
         usermod --home /var/lib/ocr-watcher/state "$user" || true
     fi
     lay_out_folders
-    install -m 0644 "$source_dir/systemd/ocr-watcher.service" "$source_dir/systemd/ocr-watcher@.service" "$units/"
+    # The server's stays switched off until somebody enables it. Its socket is not touched: connections wait there.
+    install -m 0644 "$source_dir/systemd/ocr-watcher.service" "$source_dir/systemd/ocr-watcher@.service" \
+        "$source_dir/systemd/ocr-watcher-http.socket" "$source_dir/systemd/ocr-watcher-http.service" "$units/"
     trap - EXIT
     if systemd_runs; then
         systemctl daemon-reload
@@ -106,6 +108,7 @@ install_service() {
         systemctl --root=/ enable ocr-watcher.service || true
         echo "systemd is not running here: the service starts at the next boot"
     fi
+    echo "HTTP, if wanted: systemctl enable --now ocr-watcher-http.socket; then curl -F file=@scan.png http://127.0.0.1:8080/v1/ocr"
     echo "Inbox: /var/lib/ocr-watcher/inbox. To drop files: usermod --append --groups $user SOMEBODY"
 }
 
@@ -121,16 +124,18 @@ uninstall_service() {
     # shellcheck disable=SC2086 # one word a unit
     [ -z "$at_work" ] || systemctl stop $at_work
     # Enabled instances are known by their links only: systemctl takes no pattern here.
-    for unit in ocr-watcher.service "$units"/*.wants/ocr-watcher@*.service; do
+    if systemd_runs; then systemctl stop ocr-watcher-http.socket || true; fi
+    for unit in ocr-watcher.service ocr-watcher-http.service ocr-watcher-http.socket "$units"/*.wants/ocr-watcher@*.service; do
         unit=${unit##*/}
         case "$unit" in *\**) continue ;; esac
         if systemd_runs; then systemctl disable "$unit" || true; else systemctl --root=/ disable "$unit" || true; fi
     done
     rm -f "$units/ocr-watcher.service" "$units/ocr-watcher@.service" /usr/local/bin/ocr-watcher
+    rm -f "$units/ocr-watcher-http.socket" "$units/ocr-watcher-http.service"
     rm -rf "$prefix" /var/cache/ocr-watcher /var/cache/ocr-watcher-*
     if systemd_runs; then systemctl daemon-reload; fi
 
-    local kept=(/etc/ocr-watcher "$units"/ocr-watcher.service.d "$units"/ocr-watcher@*.service.d)
+    local kept=(/etc/ocr-watcher "$units"/ocr-watcher.service.d "$units"/ocr-watcher-http.*.d "$units"/ocr-watcher@*.service.d)
     for path in "${folders[@]}"; do kept+=("$path" "$path"-*); done
     if [ "${1:-}" = --purge ]; then
         rm -rf "${kept[@]}"

@@ -28,6 +28,7 @@ from ocr_watcher.config import (
     load,
     suggest,
 )
+from ocr_watcher.config.settings import SECTIONS
 from ocr_watcher.errors import ConfigError, ExitCode
 from ocr_watcher.ocr.params import translate_params
 
@@ -89,17 +90,52 @@ def test_an_empty_file_is_all_defaults(write: Write, text: str) -> None:
 
 
 def test_an_empty_section_is_its_defaults(write: Write) -> None:
-    sections = [name for name in Settings.model_fields if name not in ("state_dir", "source")]
+    sections = [name for name in Settings.model_fields if name not in ("state_dir", "source", "http")]
     assert load(write("".join(f"{name}:\n" for name in sections))) == Settings()
 
 
 def test_the_shipped_file_holds_exactly_the_defaults(tmp_path: Path, write: Write) -> None:
     settings = load(write(SHIPPED.read_text(encoding="utf-8")))
-    assert settings == Settings()
+    assert settings.model_copy(update={"http": None}) == Settings()
+    assert settings.http == load(write("http:\n")).http  # it is on where the section is there
     assert settings.source == tmp_path / "config.yaml"
     # As it is written there, too: merging would hide a default that the file lacks.
     written = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     assert written["memory"]["env"] == DEFAULT_MEMORY_ENV
+
+
+def test_http_is_off_until_its_section_is_there(write: Write, tmp_path: Path) -> None:
+    assert load(write("state_dir: s\n")).http is None
+    assert "http" not in yaml.safe_load(effective(load(write("state_dir: s\n"))))
+    for text in ("http:\n", "http: {}\n", "http:\n  # port: 1\n"):
+        http = load(write("state_dir: s\n" + text)).http
+        assert http is not None
+        assert (http.host, http.port, http.spool) == ("127.0.0.1", 8080, tmp_path / "s-http")
+    again = load(write(effective(load(write("http: {port: 1, spool: x}\n")))))
+    assert again.http is not None
+    assert (again.http.port, again.http.spool) == (1, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("http: {host: 0.0.0.0}", "http.api_keys_file: not set; must be set where http.host (0.0.0.0)"),
+        (
+            "http: {host: 0.0.0.0, api_keys_file: null}",
+            "http.api_keys_file: found nothing (null); must be set",
+        ),
+        ("http: {spool: inbox/spool}", 'http.spool: found "inbox/spool"; must be a folder apart from'),
+        ("http: {spool: .}", 'http.spool: found "."; must be a folder apart from'),
+        ("http: {spool: .ocr-watcher/x}", "must be a folder apart from"),
+        ("http: {port: 65536}", "http.port: found 65536 (integer); must be at most 65535"),
+        ("http: {max_waitin: 1}", "http.max_waitin: unknown key; did you mean max_waiting?"),
+        ("http: 8080", "http: found 8080 (integer); must be a section"),
+    ],
+)
+def test_mistakes_of_http_have_their_line(write: Write, text: str, mistake: str) -> None:
+    [found] = mistakes(write("\n# on line 3\n" + text))
+    assert found.startswith("config.yaml:3: ")
+    assert mistake in found
 
 
 def test_the_profiles_of_the_readme_are_configurations(write: Write) -> None:
@@ -123,10 +159,9 @@ def test_the_shipped_file_explains_every_key() -> None:
             section = section if indent else key
             if above.strip().startswith("# "):
                 explained.add(f"{section}.{key}" if indent else key)
-    expected = {"state_dir"}
-    for name, info in Settings.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            expected |= {f"{name}.{key}" for key in info.annotation.model_fields}
+    expected = {"state_dir", "http"}
+    for name, model in SECTIONS.items():
+        expected |= {f"{name}.{key}" for key in model.model_fields}
     assert explained == expected
 
 
@@ -368,7 +403,7 @@ SECTION_KEYS = {
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
-TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir, cluster"
+TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir, http, cluster"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ FLOORS = (
     ("outputs",),
     ("jobs",),
     ("service",),
-    ("cluster",),
+    ("http", "cluster"),
     ("verbs",),
     ("cli",),
     ("__main__",),
@@ -31,8 +31,8 @@ FLOORS = (
 ONLY_IN = {
     "celery": ("cluster",),
     "kombu": ("cluster",),
-    "redis": ("cluster",),
-    "amqp": ("cluster",),
+    "aiohttp": ("http",),
+    "prometheus_client": ("http", "cluster"),
     "watchdog": ("inbox",),
     "PIL": ("inputs", "ocr", "outputs"),
     "cv2": ("inputs",),
@@ -105,6 +105,18 @@ def test_the_light_verbs_load_no_heavy_library(verb: str) -> None:
     code = (
         f"import sys; from ocr_watcher import cli; {verb};"
         "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'numpy', 'PIL', 'watchdog'};"
+        "heavy &= set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_the_server_decodes_nothing_and_loads_no_model() -> None:
+    code = (
+        "import sys; from ocr_watcher.http import server; from ocr_watcher.verbs import status;"
+        "from ocr_watcher.outputs import alto, hocr, tsv, txt;"
+        "heavy = {'paddleocr', 'paddlex', 'paddle', 'onnxruntime', 'onnx', 'numpy', 'PIL', 'cv2', 'sqlite3'};"
+        "heavy |= {'pypdfium2', 'pypdfium2_raw', 'pikepdf', 'fontTools', 'pillow_heif'};"
         "heavy &= set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )

@@ -75,7 +75,8 @@ def test_beside_a_daemon(home: Path, said: Said) -> None:
         assert document["pid"] == running.pid
         assert document["files"] == {"found": 4, "done": 3, "failed": 1, "waiting": 0, "retrying": 0}
         assert document["since_start"] == {"done": 3, "failed": 1}
-        assert document["queue"] == {"size": 0, "max_size": 256, "settling": 0}
+        queue = {"size": 0, "max_size": 256, "settling": 0, "failed": 1, "oldest": None}
+        until(lambda: said.json()["queue"] == queue)
         assert 10 < document["rss_mb"] <= document["peak_rss_mb"]
         assert document["rss_limit_mb"] == 1536
         assert document["last_error"]["code"] == "unsupported_format"

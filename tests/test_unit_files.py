@@ -15,6 +15,8 @@ from ocr_watcher.errors import ExitCode
 
 FOLDER = Path(__file__).parents[1] / "systemd"
 UNITS = ["ocr-watcher.service", "ocr-watcher@.service"]
+HTTP = "ocr-watcher-http.service"
+SOCKET = "ocr-watcher-http.socket"
 needs_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: systemd)"
 )
@@ -30,8 +32,13 @@ def settings_of(unit: str) -> dict[str, list[str]]:
 
 
 @needs_analyze
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, HTTP])
 def test_verify_is_silent(tmp_path: Path, unit: str) -> None:
+    for needed in ("ocr-watcher.service", SOCKET):
+        if unit == HTTP:
+            (tmp_path / needed).write_text(
+                (FOLDER / needed).read_text().replace("ExecStart=/", "ExecStart=-/")
+            )
     program = tmp_path / "ocr-watcher"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -48,7 +55,7 @@ def test_verify_is_silent(tmp_path: Path, unit: str) -> None:
 
 
 @needs_analyze
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, HTTP])
 def test_the_sandbox_is_rated_no_worse_than_half_a_point(unit: str) -> None:
     result = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(FOLDER / unit)],
@@ -71,6 +78,22 @@ def test_the_unit_speaks_of_the_same_codes_and_limits_as_the_program(unit: str) 
     assert found["StartLimitIntervalSec"] == ["0"]  # recycling must never trip it
 
 
+def test_the_server_has_the_daemons_sandbox_and_writes_the_spool_only() -> None:
+    served, daemon = settings_of(HTTP), settings_of(UNITS[0])
+    for name in (
+        *("User", "Group", "ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateNetwork"),
+        *("RestrictAddressFamilies", "NoNewPrivileges", "CapabilityBoundingSet", "AmbientCapabilities"),
+        *("PrivateUsers", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs"),
+        *("ProtectControlGroups", "ProtectClock", "ProtectHostname", "ProtectProc", "RestrictNamespaces"),
+        *("RestrictRealtime", "RestrictSUIDSGID", "LockPersonality", "SystemCallArchitectures"),
+        *("RestartPreventExitStatus", "StateDirectoryMode"),
+    ):
+        assert served[name] == daemon[name], name
+    assert served["StateDirectory"] == ["ocr-watcher/state-http"]
+    assert "ReadWritePaths" not in served
+    assert settings_of(SOCKET)["ListenStream"] == ["127.0.0.1:8080"]
+
+
 def test_the_template_differs_only_in_its_instance() -> None:
     plain, template = ((FOLDER / unit).read_text() for unit in UNITS)
     template = template.partition("\n")[2]  # its own first comment
@@ -87,6 +110,8 @@ def test_the_shipped_configuration_is_valid_and_within_the_units_folders() -> No
     settings = config.load(FOLDER / "config.yaml")
     assert [str(inbox) for inbox in settings.watch.inbox] == ["/var/lib/ocr-watcher/inbox"]
     assert settings.state_dir == Path("/var/lib/ocr-watcher/state")
+    assert settings.http is not None
+    assert settings.http.spool == Path("/var/lib/ocr-watcher/state-http")
     assert settings.logging.file.parent == Path("/var/log/ocr-watcher")
     assert settings.memory.rss_limit_mb == config.MemorySettings().rss_limit_mb
 
@@ -95,7 +120,8 @@ def test_the_shipped_configuration_is_valid_and_within_the_units_folders() -> No
 def test_state_and_caches_are_the_services_alone(unit: str) -> None:
     instance = "-%i" if "@" in unit else ""
     found = settings_of(unit)
-    assert found["StateDirectory"] == [f"ocr-watcher{instance}/state"]
+    state = f"ocr-watcher{instance}/state"
+    assert found["StateDirectory"] == [state, f"{state}-http"]
     assert found["StateDirectoryMode"] == found["CacheDirectoryMode"] == ["0700"]
     # What the service makes itself is not for the group to write.
     assert int(found["UMask"][0], 8) & 0o020
@@ -105,7 +131,7 @@ def test_state_and_caches_are_the_services_alone(unit: str) -> None:
 
 
 def test_the_units_parse() -> None:
-    for unit in UNITS:
+    for unit in (*UNITS, HTTP):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         parser.optionxform = str  # type: ignore[assignment,method-assign] # keep the case of names
         parser.read(FOLDER / unit)

@@ -16,10 +16,12 @@ from ocr_watcher.config.settings import (
     DEFAULT_MEMORY_ENV,
     MODEL_STORE_VARIABLE,
     ClusterSettings,
+    HttpSettings,
     MemorySettings,
     OcrSettings,
     Settings,
     WatchSettings,
+    is_loopback,
 )
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "MODEL_STORE_VARIABLE",
     "Check",
     "ClusterSettings",
+    "HttpSettings",
     "Key",
     "MemorySettings",
     "OcrSettings",
@@ -38,6 +41,7 @@ __all__ = [
     "WatchSettings",
     "effective",
     "file_by_convention",
+    "is_loopback",
     "load",
     "suggest",
 ]

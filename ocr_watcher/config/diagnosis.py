@@ -53,7 +53,9 @@ def set_aside_unknown_keys(file: YamlFile) -> None:
             del file.data[key]
         elif key in SECTIONS and not isinstance(value, dict):
             del file.data[key]
-            if value is not None:  # null is a section in which everything is commented out
+            if value is None:  # a section in which everything is commented out
+                file.data[key] = {}
+            else:
                 line, found = file.spots[(key,)]
                 allowed = ", ".join(SECTIONS[key].model_fields)
                 text = f"found {found}; must be a section (allowed here: {allowed})"

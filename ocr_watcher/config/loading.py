@@ -15,7 +15,13 @@ import yaml
 from pydantic import ValidationError
 
 from ocr_watcher.config import diagnosis
-from ocr_watcher.config.settings import DEFAULT_MEMORY_ENV, SECTIONS, TOP_LEVEL, Settings
+from ocr_watcher.config.settings import (
+    DEFAULT_MEMORY_ENV,
+    ONLY_WHERE_GIVEN,
+    SECTIONS,
+    TOP_LEVEL,
+    Settings,
+)
 from ocr_watcher.config.yaml_file import Mistake, YamlFile, shown
 from ocr_watcher.errors import ConfigError
 
@@ -108,7 +114,7 @@ def _settings(file: YamlFile, base: Path, checks: Iterable[Check]) -> Settings:
     """Validate the whole file, and raise all its mistakes at once. `base`: relative paths start there."""
     diagnosis.set_aside_unknown_keys(file)
     # Sections that the file does not have are validated too: their default paths need `base`.
-    data = {name: {} for name in SECTIONS} | file.data
+    data = {name: {} for name in SECTIONS if name not in ONLY_WHERE_GIVEN} | file.data
     settings, details = _validated(data, base)
     file.mistakes.extend(diagnosis.in_words(detail, file) for detail in details)
     checks = tuple(checks)
@@ -142,6 +148,7 @@ def _usable(
             key: value for key, value in data[name].items() if name in sections and (name, key) not in wrong
         }
         for name in SECTIONS
+        if name in data
     }
     return _validated(left, base)[0]
 
@@ -174,6 +181,7 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 def effective(settings: Settings) -> str:
     """All settings in force as YAML. Loaded again, from any folder, it gives equal settings."""
     dump = settings.model_dump(mode="json")
+    dump = {name: value for name, value in dump.items() if value is not None or name not in ONLY_WHERE_GIVEN}
     removed = {name: None for name in DEFAULT_MEMORY_ENV if name not in dump["memory"]["env"]}
     dump["memory"]["env"] |= removed
     # No line is folded: the width is larger than any file that is read.

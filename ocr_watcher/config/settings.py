@@ -7,6 +7,7 @@ validated. This module never looks whether a folder or a model exists: the modul
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -394,6 +395,44 @@ class ClusterSettings(Section):
         return self.broker is not None
 
 
+_LOOPBACK_NAMES = ("localhost",)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name of one, is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() in _LOOPBACK_NAMES
+
+
+def _keys_file(value: object, info: ValidationInfo) -> Path | None:
+    return None if value is None else _absolute(value, info)
+
+
+class HttpSettings(Section):
+    """The HTTP server. `spool` and `api_keys_file` are absolute; `show_folders` is None for: on loopback."""
+
+    host: _Text = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    api_keys_file: Annotated[Path | None, BeforeValidator(_keys_file)] = None
+    spool: _Folder = Field(default=".ocr-watcher-http", validate_default=True)
+    show_folders: bool | None = None
+    max_body_mb: _Positive = Field(default=20.0, le=100_000)
+    max_waiting: int = Field(default=64, ge=1, le=100_000)
+    wait_s: float = Field(default=50.0, ge=0, le=3600)
+    keep_s: float = Field(default=3600.0, ge=1, le=365 * _DAY_S)
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _keys_beyond_loopback(cls, api_keys_file: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuse to serve whoever can reach the machine."""
+        host = info.data.get("host", "127.0.0.1")
+        if api_keys_file is None and not is_loopback(host):
+            raise _refused(f"must be set where http.host ({host}) can be reached from other machines")
+        return api_keys_file
+
+
 class Settings(Section):
     """Everything that a user can set, validated and complete. Every path is absolute.
 
@@ -411,8 +450,15 @@ class Settings(Section):
     retry: RetrySettings = Field(default_factory=RetrySettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     state_dir: _Folder = Field(default=".ocr-watcher", validate_default=True)
+    http: HttpSettings | None = None
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     source: Path | None = Field(default=None, exclude=True)
+
+    def served(self, host: str | None = None, port: int | None = None) -> HttpSettings:
+        """What the HTTP server goes by: the section, or its defaults; `host` and `port` go before."""
+        http = self.http or HttpSettings.model_validate({"spool": f"{self.state_dir}-http"})
+        given = {"host": host, "port": port}
+        return http.model_copy(update={key: value for key, value in given.items() if value is not None})
 
     @field_validator("output")
     @classmethod
@@ -449,6 +495,27 @@ class Settings(Section):
             raise _refused(f"must be outside the inbox {inbox}")
         return state_dir
 
+    @field_validator("http", mode="before")
+    @classmethod
+    def _spool_beside_state(cls, http: object, info: ValidationInfo) -> object:
+        """Put the spool beside the state folder where it is not set."""
+        if not isinstance(http, dict) or "spool" in http or "state_dir" not in info.data:
+            return http
+        return {**http, "spool": f"{info.data['state_dir']}-http"}
+
+    @field_validator("http")
+    @classmethod
+    def _spool_apart(cls, http: HttpSettings | None, info: ValidationInfo) -> HttpSettings | None:
+        """Refuse a spool that is, holds or lies in another folder of the service."""
+        if http is None:
+            return None
+        watch: WatchSettings | None = info.data.get("watch")
+        others = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
+        for other in others:
+            if other is not None and _are_near(http.spool, other):
+                raise _refused(f"must be a folder apart from {other}", at=("http", "spool"))
+        return http
+
     @field_validator("cluster", mode="before")
     @classmethod
     def _cluster_spool_beside_state(cls, cluster: object, info: ValidationInfo) -> object:
@@ -460,31 +527,29 @@ class Settings(Section):
     @field_validator("cluster")
     @classmethod
     def _cluster_apart(cls, cluster: ClusterSettings, info: ValidationInfo) -> ClusterSettings:
-        """Refuse folders in which a document would be found twice."""
-        watch: WatchSettings | None = info.data.get("watch")
+        """Refuse folders in which a document would be found twice, or by the wrong process."""
         if cluster.broker is None:
             return cluster
         if not cluster.roots:
             raise _refused("must name at least one shared folder, name: folder", at=("cluster", "roots"))
-        apart = [("the inbox ", inbox) for inbox in (watch.inbox if watch is not None else ())]
-        if (state_dir := info.data.get("state_dir")) is not None:
-            apart.append(("state_dir ", state_dir))
+        watch: WatchSettings | None = info.data.get("watch")
+        output: OutputSettings | None = info.data.get("output")
+        http: HttpSettings | None = info.data.get("http")
+        local = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
+        local += [] if http is None else [http.spool]
         for name, root in cluster.roots.items():
-            others = [*apart, *((f"{n} ", r) for n, r in cluster.roots.items() if n != name)]
-            output: OutputSettings | None = info.data.get("output")
+            others = [other for key, other in cluster.roots.items() if key != name]
+            for other in (*local, *others):
+                if other is not None and _are_near(root, other):
+                    text = f"must be apart from {other}: a document in both would be read twice"
+                    raise _refused(text, at=("cluster", "roots", name))
             for key in ("folder", "archive"):
-                tree = getattr(output, key, None)
+                tree: Path | None = getattr(output, key, None)
                 if tree is not None and _is_inside(tree, root):
                     raise _refused(f"must be outside {name}, a root of the cluster", at=("output", key))
-            if (other := _near(root, others)) is not None:
-                raise _refused(
-                    f"must be apart from {other}: the local daemon reads its inbox, the hosts of the cluster "
-                    "read the roots",
-                    at=("cluster", "roots", name),
-                )
-        around = [*apart, *((f"{n} ", r) for n, r in cluster.roots.items())]
-        if (other := _near(cluster.spool, around)) is not None:
-            raise _refused(f"must be apart from {other}", at=("cluster", "spool"))
+        for other in (*local, *cluster.roots.values()):
+            if other is not None and _are_near(cluster.spool, other):
+                raise _refused(f"must be a folder apart from {other}", at=("cluster", "spool"))
         return cluster
 
     def __eq__(self, other: object) -> bool:
@@ -493,16 +558,9 @@ class Settings(Section):
     __hash__ = None  # type: ignore[assignment] # `ocr.params` is a dictionary, which has no hash
 
 
-def _near(folder: Path, others: list[tuple[str, Path]]) -> str | None:
-    """Which of the others is this folder, holds it or lies in it, in words; None where none does."""
-    return next(
-        (
-            f"{words}{other}"
-            for words, other in others
-            if _is_inside(folder, other) or _is_inside(other, folder)
-        ),
-        None,
-    )
+def _are_near(one: Path, other: Path) -> bool:
+    """Whether two folders are the same, or one is in the other."""
+    return _is_inside(one, other) or _is_inside(other, one)
 
 
 def _inbox_around(folder: Path, info: ValidationInfo) -> Path | None:
@@ -516,8 +574,11 @@ SECTIONS: dict[str, type[Section]] = {
     name: info.annotation
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
-}
+} | {"http": HttpSettings}
 """The sections of the file, by name."""
+
+ONLY_WHERE_GIVEN = ("http",)
+"""Sections that switch something on by being in the file, also empty: without them it is off."""
 
 TOP_LEVEL = [name for name in Settings.model_fields if name != "source"]
 """The keys that may stand at the top level of the file: the sections, and the settings outside of them."""

@@ -175,6 +175,11 @@ class Keeper(threading.Thread):
         return self._intake.busy
 
     @property
+    def failed(self) -> int:
+        """Files known to have failed for good."""
+        return len(self._intake.failed)
+
+    @property
     def may_find_more(self) -> bool:
         """Whether files may be about to be found: it is at work just now, or scans, or is to scan."""
         return self._at_work or self._scan is not None or self._intake.rescan_due

@@ -209,10 +209,10 @@ class RasterDocument:
         data, self._data = self._data, b""
         with _decoder(self._family, data, "the file"):
             encoded = self._family.encoded(data)
-            orientation = pillow.orientation(image) if encoded is not None else 1
-        if encoded is None or not isinstance(orientation, int):
-            return encoded
-        return replace(encoded, orientation=orientation)
+            if encoded is None or encoded.kind != "jpeg":  # a PNG is only given where it has no orientation
+                return encoded
+            orientation = pillow.orientation(image)  # of a PNG it would be decoded for that
+        return replace(encoded, orientation=orientation) if isinstance(orientation, int) else encoded
 
     def close(self) -> None:
         """See `OpenDocument`."""

@@ -28,22 +28,25 @@ from ocr_watcher.errors import (
     SlowPageError,
     VanishedError,
 )
-from ocr_watcher.inbox import records
+from ocr_watcher.inbox import records, ticket
 from ocr_watcher.inbox.files import access_error, open_file, open_folder, stat_file
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Outcome, Stamp
+from ocr_watcher.jobs import totals
 from ocr_watcher.jobs.observers import JobEnded
 from ocr_watcher.jobs.pages import Pages
 from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict, judge
 from ocr_watcher.outputs import archive, commit, sidecar
 from ocr_watcher.outputs.base import About
+from ocr_watcher.outputs.formats import FORMATS
 from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from io import BufferedReader
+    from pathlib import Path
 
     from ocr_watcher.document import EngineFacts, Line
     from ocr_watcher.inputs.base import DecodeLimits, Encoded, OpenDocument, Picture
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from ocr_watcher.jobs.observers import Observer
     from ocr_watcher.jobs.reader import Reader
     from ocr_watcher.jobs.supervision import Supervision
+    from ocr_watcher.jobs.totals import Totals
     from ocr_watcher.memory import Guard, Memory
 
 # Whatever a file can cause to be raised. A library that calls for an exit ends the file, not the thread. Not
@@ -69,6 +73,8 @@ _WORTH_A_RECYCLE_MB = 100
 # A long document lets others go first after this time (s): long enough that opening it again costs little,
 # short enough that somebody who drops a receipt beside a thousand pages sees it read.
 _TURN_S = 30.0
+# The same where somebody waits for an answer by HTTP.
+_SHORT_TURN_S = 3.0
 # After so many pages in a row that took too much time or memory, the rest of the document is not tried: two
 # thousand such pages would take a day.
 _COSTLY_PAGES = 5
@@ -79,9 +85,10 @@ class Tools:
     """What attempts work with.
 
     `limits` are those of the settings; `settings_key` names everything that decides how a page is read;
-    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued. `places` says where
-    records and finished documents go. `formats` are the outputs beside the JSON, keys of
-    `outputs.formats.FORMATS`; `words` says that the JSON has words.
+    `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued, `somebody_hurries`
+    whether one of them should not wait for this one. `places` says where records and finished documents go.
+    `formats` are the outputs beside the JSON, keys of `outputs.formats.FORMATS`; `words` says that the JSON
+    has words. What is in `spool` says in its ticket what is wanted of it instead.
     """
 
     reader: Reader
@@ -96,9 +103,11 @@ class Tools:
     supervision: Supervision
     observer: Observer
     others_wait: Callable[[], bool]
+    somebody_hurries: Callable[[Job], bool] = lambda _job: False
     places: Places = field(default_factory=Places)
     formats: tuple[str, ...] = ()
     words: bool = False
+    spool: Path | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -272,8 +281,9 @@ class Attempt:
     # -- reading -------------------------------------------------------------------------------
 
     def _read_and_write(self, folders: _Folders) -> None:
-        job, tools = self._job, self._tools
-        commit.check_place(folders.records, job.name, tools.formats)  # before the work, not after it
+        job = self._job
+        formats, words = self._wanted(folders.document)
+        commit.check_place(folders.records, job.name, formats)  # before the work, not after it
         with ExitStack() as held:
             with open_file(folders.document, job.name) as file:
                 like = os.fstat(file.fileno())
@@ -282,15 +292,28 @@ class Attempt:
                 opened = self._open(file)
                 try:
                     pages = self._read(opened)
-                    writing = held.enter_context(Writing(folders.records, job.name, tools.formats, like))
+                    writing = held.enter_context(Writing(folders.records, job.name, formats, like))
                     self._write(writing, pages, opened)
                 finally:
                     opened.close()
             self._check_unchanged(folders.document, like)
             self._document = self._describe(pages, writing)
-            pieces = sidecar.document_json(self._document, words=tools.words)
+            pieces = sidecar.document_json(self._document, words=words)
             commit.commit(folders.records, job.name, like, pieces, writing.makings)
         self._is_committed = True
+
+    def _wanted(self, folder: int) -> tuple[tuple[str, ...], bool]:
+        """Outputs beside the JSON, and whether that has words: as configured, or as asked for by HTTP.
+
+        The server makes what needs the record alone, when somebody asks for it.
+        """
+        job, tools = self._job, self._tools
+        if tools.spool is None or job.root != tools.spool:
+            return tools.formats, tools.words
+        asked = ticket.of_document(job.name, folder=folder)
+        kinds = [kind for kind in (asked.formats if asked is not None else ()) if kind in FORMATS]
+        made = tuple(kind for kind in kinds if FORMATS[kind].pictures)
+        return made, tools.words or any(FORMATS[kind].words for kind in kinds)
 
     def _check_unchanged(self, folder: int, like: os.stat_result) -> None:
         job = self._job
@@ -389,7 +412,9 @@ class Attempt:
             self._recycle(reason)
         if tools.supervision.stop_requested or tools.supervision.recycle_reason:
             raise Interruption(Outcome.BROKEN_OFF)
-        if tools.clock() - self._started > _TURN_S and tools.others_wait():
+        worked_s = tools.clock() - self._started
+        hurry = worked_s > _SHORT_TURN_S and tools.somebody_hurries(self._job)
+        if hurry or (worked_s > _TURN_S and tools.others_wait()):
             raise Interruption(Outcome.PAUSED)
 
     # -- writing -------------------------------------------------------------------------------
@@ -551,11 +576,19 @@ class Attempt:
         journal, path = self._tools.journal, self._job.path
         match verdict.count:
             case Count.FORGET:
-                journal.end(path)
+                journal.end(path, self._counted(verdict, error))
             case Count.FORGIVE:
                 journal.forgive(path)
             case Count.KEEP if isinstance(error, FileError):
                 journal.failed(path, error.code, str(error))
+
+    def _counted(self, verdict: Verdict, error: FileError | Interruption | None) -> Totals:
+        """What this end adds to the totals."""
+        if verdict.outcome is Outcome.FAILED and isinstance(error, FileError):
+            return totals.of_failed(error.code)
+        if verdict.outcome is Outcome.DONE and self._document is not None and self._pages is not None:
+            return totals.of_done(self._pages.read_from, self._document.timing)
+        return {}
 
     def _look_at_memory(self) -> None:
         """After the job: give memory back, and see whether the process should start afresh."""

@@ -14,7 +14,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
+
+from ocr_watcher.jobs.totals import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from ocr_watcher.job import Stamp
+    from ocr_watcher.jobs.totals import Totals
 
 _T = TypeVar("_T")
+_NOTHING: Totals = MappingProxyType({})
 
 # Paths are BLOBs: file names are bytes, and need not be UTF-8. A version is text: the nanoseconds of a
 # date after 2262-04-11 are more than SQLite's integers hold. `key` says by which content and settings a page
@@ -48,6 +53,12 @@ CREATE TABLE pages (
     PRIMARY KEY (path, page)
 );
 PRAGMA user_version = {_LAYOUT};
+"""
+# Not one of them: what was counted cannot be made again.
+_TOTALS_TABLE = """
+CREATE TABLE IF NOT EXISTS totals (
+    name TEXT NOT NULL, label TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, label)
+) WITHOUT ROWID;
 """
 
 
@@ -119,17 +130,39 @@ class Journal:
             None,
         )
 
-    def end(self, path: str) -> None:
-        """The file has its record, or is gone: forget it and its pages."""
+    def end(self, path: str, counted: Totals = _NOTHING) -> None:
+        """The file has its record, or is gone: forget it and its pages.
+
+        `counted` is added to the totals, unless the file was ended before.
+        """
 
         def act(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM attempts WHERE path = ?", (os.fsencode(path),))
+            began = db.execute("DELETE FROM attempts WHERE path = ?", (os.fsencode(path),)).rowcount
             db.execute("DELETE FROM pages WHERE path = ?", (os.fsencode(path),))
+            if began:
+                db.executemany(
+                    "INSERT INTO totals VALUES (?, ?, ?) "
+                    "ON CONFLICT (name, label) DO UPDATE SET value = value + excluded.value",
+                    [(*key, value) for key, value in counted.items()],
+                )
 
         self._do(act, None)
 
-    def sweep(self, is_over: Callable[[str], bool]) -> None:
-        """Forget every file of which `is_over` says that it is done or gone: what a killed process left."""
+    def totals(self) -> dict[Key, float]:
+        """Everything that was counted so far."""
+
+        def act(db: sqlite3.Connection) -> dict[Key, float]:
+            rows = db.execute("SELECT name, label, value FROM totals")
+            return {Key(name, label): value for name, label, value in rows}
+
+        nothing: dict[Key, float] = {}
+        return self._do(act, nothing)
+
+    def sweep(self, ended: Callable[[str], Totals | None]) -> None:
+        """Forget every file that is done or gone: what a killed process left.
+
+        `ended` gives what such a file adds to the totals; None where it is still to be read.
+        """
 
         def act(db: sqlite3.Connection) -> list[str]:
             rows = db.execute("SELECT path FROM attempts UNION SELECT path FROM pages")
@@ -137,8 +170,8 @@ class Journal:
 
         nothing: list[str] = []
         for path in self._do(act, nothing):
-            if is_over(path):
-                self.end(path)
+            if (counted := ended(path)) is not None:
+                self.end(path, counted)
 
     # -- pages ---------------------------------------------------------------------------------
 
@@ -234,6 +267,7 @@ class Journal:
                 db.execute("PRAGMA synchronous = NORMAL")
                 if db.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
                     db.executescript(_TABLES)
+                db.executescript(_TOTALS_TABLE)
             except BaseException:
                 db.close()
                 raise

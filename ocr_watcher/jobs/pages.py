@@ -8,6 +8,7 @@ with the process, and nothing else.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class Pages:
         self.limited = False
         self.failed = 0
         self.costly = 0  # that took too much time or memory, in a row up to the last
+        self.read_from: Counter[str] = Counter()
         self.first_error: PageError | None = None
         kept = journal.pages(path, key) if total > 1 else 0
         for index in range(min(kept, total)):
@@ -74,6 +76,7 @@ class Pages:
     def _note(self, read: PageRead) -> None:
         self._count += 1
         self.lines += len(read.page.lines)
+        self.read_from[read.page.read_from] += 1
         self.load_s += read.load_s
         self.ocr_s += read.ocr_s
         self.limited = self.limited or read.page.limited

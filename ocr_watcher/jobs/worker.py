@@ -6,17 +6,23 @@ needs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ocr_watcher.job import Outcome
 from ocr_watcher.jobs.attempt import Attempt
 
 if TYPE_CHECKING:
-    import queue
     from collections.abc import Callable
 
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.attempt import Tools
+
+
+class Jobs(Protocol):
+    """Where jobs come from."""
+
+    def get(self) -> Job | None:
+        """Wait for the next; None where there will be none."""
 
 
 class Worker:
@@ -29,7 +35,7 @@ class Worker:
         """Do one job. Never raises for anything that a file can cause."""
         return Attempt(job, self._tools).run()
 
-    def run(self, jobs: queue.Queue[Job | None], completed: Callable[[Job, Outcome], None]) -> None:
+    def run(self, jobs: Jobs, completed: Callable[[Job, Outcome], None]) -> None:
         """Do jobs until None comes, or a stop or a recycle is requested. A page in hand is finished."""
         while not self._is_over() and (job := jobs.get()) is not None:
             completed(job, self._do(job))

@@ -204,7 +204,8 @@ class PdfWriter:
     def _in_one(self, words: list[_PlacedWord], frame: _Frame) -> str:
         """Show all words of a line by one operator: where each begins is right, where it ends nearly so.
 
-        For text on its head: what is shown word by word, PDFium puts in order from left to right.
+        For text on its head: what is shown word by word, PDFium puts in order from left to right. Where
+        characters of a word are moved as well, it finds blanks between them.
         """
         texts = [f"{word.text} " for word in words[:-1]] + [words[-1].text]
         start, end = words[0].start, max(word.end for word in words)
@@ -212,10 +213,10 @@ class PdfWriter:
         parts, at = [], start
         for word, text in zip(words, texts, strict=True):
             # In thousandths of the font's size, stretched, against the way of the text.
-            parts.append(f"{(at - word.start) * 1000 * _WIDTH / glyph:.0f} <{self._codes.of(text)}>")
+            parts.append(f"{(at - word.start) * 1000 * _WIDTH / glyph:.0f}<{self._codes.of(text)}>")
             at = word.start + glyph * len(text)
         stretch = 100 * glyph / (_WIDTH * frame.height)
-        return f"{frame.matrix(start)} Tm {stretch:.2f} Tz [{' '.join(parts)}] TJ"
+        return f"{frame.matrix(start)} Tm {stretch:.2f} Tz [{''.join(parts)}] TJ"
 
 
 # -- the page ------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.document import EngineFacts
 from ocr_watcher.errors import FileError, OutOfMemoryError, UnavailableError
+from ocr_watcher.inbox import records
+from ocr_watcher.inbox.keeper import Habits
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inputs.base import DecodeLimits, PdfLimits
 from ocr_watcher.job import Stamp
+from ocr_watcher.jobs import totals
 from ocr_watcher.jobs.attempt import Tools
 from ocr_watcher.jobs.journal import Journal
 from ocr_watcher.jobs.observers import LogObserver, Observers
@@ -40,12 +43,16 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import Settings
     from ocr_watcher.config.settings import OcrSettings
+    from ocr_watcher.job import Job
     from ocr_watcher.jobs.observers import Observer
+    from ocr_watcher.jobs.totals import Totals
     from ocr_watcher.ocr.engine import Engine
 
 MakeEngine: TypeAlias = "Callable[[Settings], Engine]"
 
 _MIB = 1 << 20
+# Where the spool's file system tells no changes, as a client that waits for an answer would like it.
+_SPOOL_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ def build(
     *,
     queue_depth: Callable[[], int],
     others_wait: Callable[[], bool] = lambda: False,
+    somebody_hurries: Callable[[Job], bool] = lambda _job: False,
     observers: Sequence[Observer] = (),
 ) -> Assembly:
     """Load the engine and build everything behind the queue. Raises `ServiceError`.
@@ -120,8 +128,8 @@ def build(
     loaded = load(settings, lambda settings: EngineInTurns(make_engine(settings), supervision))
     journal, ends = _journal(settings), threading.Event()
     # In a thread of its own: a file of the journal may lie on a mount that hangs.
-    lookup = Places.of(settings).lookup
-    threading.Thread(target=_sweep, args=(journal, lookup, ends), name="sweep", daemon=True).start()
+    places = Places.of(settings)
+    threading.Thread(target=_sweep, args=(journal, places, ends), name="sweep", daemon=True).start()
     tools = Tools(
         reader=loaded.reader,
         limits=loaded.limits,
@@ -136,7 +144,9 @@ def build(
         # Supervision first: whoever is told of an end may look at it.
         observer=Observers([supervision, LogObserver(log.get(), queue_depth), *observers]),
         others_wait=others_wait,
-        places=Places.of(settings),
+        somebody_hurries=somebody_hurries,
+        spool=settings.http.spool if settings.http is not None else None,
+        places=places,
         formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
         words=settings.output.words,
     )
@@ -184,27 +194,14 @@ def line_orientation_model(ocr: OcrSettings) -> Path | None:
     return models.line_orientation_file(ocr.model_store)
 
 
-def spool_rules(settings: Settings) -> Rules:
-    """What counts as a document in a spool, where it appears by a rename, whole."""
-    return Rules.of(settings.watch.extensions, settings.watch.ignore, 0.0)
-
-
-def make_spool(spool: Path) -> Path:
-    """Make a spool where it is missing, closed to others. Raises `UnavailableError`."""
-    try:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnavailableError(
-            f"cannot make the spool {spool}: {error.strerror}",
-            hint="Set it to a folder that this user may write.",
-        ) from error
-    return spool
-
-
 def needs_words(settings: Settings) -> bool:
-    """Whether lines must have words: for the sidecar, or for a further format."""
+    """Whether lines must have words: for the sidecar, for a further format, or for who may ask by HTTP."""
     formats = settings.output.formats
-    return settings.output.words or any(FORMATS[kind].words for kind in formats if kind in FORMATS)
+    return (
+        settings.output.words
+        or settings.http is not None
+        or any(FORMATS[kind].words for kind in formats if kind in FORMATS)
+    )
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:
@@ -234,6 +231,44 @@ def settings_key(settings: Settings, facts: EngineFacts) -> str:
         *(vars(facts), needs_words(settings)),
     ]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def make_spool(folder: Path, key: str) -> Path:
+    """A spool, made where it is missing; `key` is its setting. Raises `UnavailableError`."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot make the spool {folder}: {error.strerror}",
+            hint=f"Set {key} to a folder that the service may write.",
+        ) from error
+    return folder
+
+
+def bridge_habits(settings: Settings) -> Habits:
+    """How a bridge's spool is watched. As the server does, it renames into it what is whole."""
+    watch = settings.watch
+    return Habits(
+        Rules.of(watch.extensions, watch.ignore, 0.0),
+        watch.mode,
+        recursive=True,
+        poll_interval_s=min(watch.poll_interval_s, _SPOOL_POLL_S),
+        rescan_interval_s=watch.rescan_interval_s,
+        queue_size=settings.queue.max_size,
+    )
+
+
+def spool_habits(settings: Settings) -> Habits:
+    """How the server's spool is watched: it renames into it what is whole, so nothing has to settle."""
+    watch = settings.watch
+    return Habits(
+        Rules.of(names.SPOOL_EXTENSIONS, (".*",), 0.0),
+        watch.mode,
+        recursive=False,
+        poll_interval_s=min(watch.poll_interval_s, _SPOOL_POLL_S),
+        rescan_interval_s=watch.rescan_interval_s,
+        queue_size=settings.http.max_waiting if settings.http is not None else 1,
+    )
 
 
 def check_inboxes(settings: Settings) -> None:
@@ -275,18 +310,31 @@ def _journal(settings: Settings) -> Journal:
     return Journal(settings.state_dir / names.JOURNAL, log.get())
 
 
-def _sweep(journal: Journal, lookup: Callable[[str, Stamp], RecordState], ends: threading.Event) -> None:
-    journal.sweep(lambda path: not ends.is_set() and _is_over(path, lookup))
+def _sweep(journal: Journal, places: Places, ends: threading.Event) -> None:
+    journal.sweep(lambda path: None if ends.is_set() else _ended(path, places))
 
 
-def _is_over(path: str, lookup: Callable[[str, Stamp], RecordState]) -> bool:
-    """Whether nothing is left to do about a file of the journal: it is gone, or has its record."""
+def _ended(path: str, places: Places) -> Totals | None:
+    """What a file that is gone or has its record adds to the totals; None where it is still to be read."""
     try:
         status = os.lstat(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return {} if isinstance(error, FileNotFoundError) else None
     if not stat.S_ISREG(status.st_mode):
-        return True
-    return lookup(path, Stamp.of(status)) in (RecordState.DONE, RecordState.FAILED)
+        return {}
+    state = places.lookup(path, Stamp.of(status))
+    if state not in (RecordState.DONE, RecordState.FAILED):
+        return None
+    return _recorded(places.with_records(path), state)
+
+
+def _recorded(path: str, state: RecordState) -> Totals:
+    """What a file adds by the record beside `path`."""
+    if state is RecordState.FAILED:
+        error = records.read_error(path)
+        return {} if error is None else totals.of_failed(error.code)
+    folder, name = os.path.split(path)
+    try:
+        return totals.of_record(os.path.join(folder, names.records_of(name).sidecar))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ocr_watcher.inbox.keeper import Habits, Keeper
 from ocr_watcher.inbox.places import Places
 from ocr_watcher.inbox.ready import rules_of
 from ocr_watcher.inbox.timing import Bell, Timer
+from ocr_watcher.jobs.lanes import Lanes
 from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
@@ -80,7 +81,7 @@ class Daemon:
         self._reload = False
         self._other_signals: list[int] = []
         self._suspensions = Suspensions()  # of the loop: begun anew there
-        self._jobs: queue.Queue[Job | None] = queue.Queue(settings.queue.max_size)
+        self._jobs = _lanes(settings)
         self._completions: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._keepers: tuple[Keeper, ...] = ()
         self._hung: set[Path] = set()
@@ -121,10 +122,12 @@ class Daemon:
         )
         places = Places.of(self._settings)
         kept = [(inbox, habits, places) for inbox in watch.inbox]
+        if self._settings.http is not None:
+            spool = assembly.make_spool(self._settings.http.spool, "http.spool")
+            kept.append((spool, assembly.spool_habits(self._settings), Places()))
         if self._settings.cluster.is_on:
-            spool = assembly.make_spool(self._settings.cluster.spool)
-            its_habits = replace(habits, rules=assembly.spool_rules(self._settings), recursive=True)
-            kept.append((spool, its_habits, Places((spool,))))
+            spool = assembly.make_spool(self._settings.cluster.spool, "cluster.spool")
+            kept.append((spool, assembly.bridge_habits(self._settings), Places()))
         keepers = tuple(
             Keeper(
                 inbox,
@@ -168,7 +171,9 @@ class Daemon:
                 self._make_engine,
                 queue_depth=self._jobs.qsize,
                 others_wait=lambda: not self._jobs.empty(),
+                somebody_hurries=self._jobs.hurries,
             )
+        self._reporter.totals_from(work.journal.totals)
         consumer = _Consumer(work, self._jobs, self._completed, self._bell)
         self._supervision = work.supervision
         for keeper in self._keepers:
@@ -215,8 +220,9 @@ class Daemon:
         if parts.timers.look_after.is_due(now):
             self._look_after(parts)
             self._reporter.status_line(load, parts.work.memory)
-            self._tell(parts, also_figures=parts.timers.stats.would_be_due(now))
+            self._tell(parts, also_figures=False)
         if parts.timers.stats.is_due(now):
+            self._tell(parts)
             self._reporter.stats(load, parts.work.memory, queued=self._jobs.qsize())
         self._notifier.beat()  # only ever reached after all of the above
         return parts.timers.next()
@@ -231,8 +237,7 @@ class Daemon:
             "daemon.stopping", reason=self._stop_reason, in_hand=in_flight.path if in_flight else None
         )
         work.supervision.request_stop()
-        with suppress(queue.Full):  # then it wakes up for a job, and sees that it is to stop
-            self._jobs.put_nowait(None)
+        self._jobs.close()
         for keeper in self._keepers:
             keeper.stop()
         while parts.consumer.is_alive() and time.monotonic() < deadline and self._signals.count < 2:
@@ -381,6 +386,8 @@ class Daemon:
             busy=sum(keeper.busy for keeper in self._keepers),
             waiting=sum(keeper.waiting for keeper in self._keepers),
             more=any(keeper.may_find_more for keeper in self._keepers),
+            failed=sum(keeper.failed for keeper in self._keepers),
+            oldest_at=min((job.queued_at for job in self._jobs.waiting()), default=None),
             hung=tuple(str(keeper.inbox) for keeper in self._keepers if keeper.inbox in self._hung),
         )
 
@@ -417,8 +424,7 @@ class Daemon:
 
     def _still_busy(self) -> set[str]:
         """The files that are queued or in hand. Called by the keepers."""
-        with self._jobs.mutex:
-            busy = {job.path for job in self._jobs.queue if job is not None}
+        busy = {job.path for job in self._jobs.waiting()}
         in_flight = self._supervision.in_flight if self._supervision is not None else None
         return busy | {in_flight.path} if in_flight is not None else busy
 
@@ -469,6 +475,13 @@ class Daemon:
         }
 
 
+def _lanes(settings: Settings) -> Lanes:
+    http = settings.http
+    if http is None:
+        return Lanes(settings.queue.max_size)
+    return Lanes(settings.queue.max_size, spool=http.spool, spool_size=http.max_waiting)
+
+
 # -- what it is made of --------------------------------------------------------------------------
 
 
@@ -506,7 +519,7 @@ class _Consumer(threading.Thread):
     def __init__(
         self,
         work: Assembly,
-        jobs: queue.Queue[Job | None],
+        jobs: Lanes,
         completed: Callable[[Job, Outcome], None],
         bell: Bell,
     ) -> None:

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QueueState:
-    """Files in the queue, how many it holds, and files that settle or wait for their next try."""
+    """Files in the queue, how many it holds, and files that settle or wait for their next try.
+
+    `failed` are those known to have an error record; `oldest` is since when the first waits (ISO 8601).
+    """
 
     size: int
     max_size: int
     settling: int
+    failed: int = 0
+    oldest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,20 @@ class LastExit:
 
 
 @dataclass(frozen=True)
+class Total:
+    """A number that outlives processes; see `jobs.totals`. Of recycles, the label is the kind of reason."""
+
+    name: str
+    label: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Told:
-    """Everything. None where it is not known yet; amounts of memory are MiB, times ISO 8601 in UTC."""
+    """Everything. None where it is not known yet; amounts of memory are MiB, times ISO 8601 in UTC.
+
+    `spool` is that of the HTTP server, where the daemon watches one.
+    """
 
     pid: int | None = None
     process_started: float = 0.0
@@ -82,6 +99,11 @@ class Told:
     rss_mb: float | None = None
     peak_rss_mb: float | None = None
     updated_at: str | None = None
+    spool: str | None = None
+    totals: tuple[Total, ...] = ()
+    recycles: tuple[Total, ...] = ()
+    soft_limit_mb: int | None = None
+    rss_limit_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,10 @@ class StatusFile:
         """Tell this now. Where the state folder cannot be written, nothing happens: the log says it all."""
         fresh = self.path.with_name(self.path.name + ".tmp")
         with suppress(OSError):
-            fresh.write_text(json.dumps(asdict(told)), "utf-8", "surrogatepass")
+            fields = asdict(told)
+            for name in ("totals", "recycles"):
+                fields[name] = [list(total.values()) for total in fields[name]]
+            fresh.write_text(json.dumps(fields), "utf-8", "surrogatepass")
             os.replace(fresh, self.path)
 
 
@@ -124,5 +149,8 @@ def _told(fields: Mapping[str, object]) -> Told:
         if isinstance(part, dict):
             allowed = {field.name for field in dataclass_fields(kind)}
             known[name] = kind(**{key: value for key, value in part.items() if key in allowed})
+    for name in ("totals", "recycles"):
+        if name in known:
+            known[name] = tuple(Total(str(at), str(label), float(value)) for at, label, value in known[name])
     known["inboxes_hung"] = tuple(known.get("inboxes_hung") or ())
     return Told(**known)

@@ -7,6 +7,8 @@ the sidecar has no words, places of words are estimated from the lines.
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,10 +28,15 @@ from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from ocr_watcher.config import Settings
     from ocr_watcher.document import Line, Source
     from ocr_watcher.inputs.base import DecodeLimits, Encoded, Layered, OpenDocument, Picture
+
+
+# Documents at once, where no pictures are decoded: nearly all of the time is waiting for the disk.
+_AT_ONCE = 8
 
 
 @dataclass
@@ -51,16 +58,27 @@ def export(settings: Settings, limits: DecodeLimits, kinds: Sequence[str], paths
     """
     places = Places.of(settings)
     outcome = Exported()
-    for record in _records(places, paths, outcome):
-        try:
-            _export(record, kinds, places, limits)
-        except (FileError, OSError) as error:
-            outcome.refused[str(record)] = str(error)
-        except (ValueError, KeyError, TypeError):
-            outcome.refused[str(record)] = "it is not a sidecar of ocr-watcher, or a damaged one"
-        else:
-            outcome.done += 1
+    with ThreadPoolExecutor(1 if any(FORMATS[kind].pictures for kind in kinds) else _AT_ONCE) as pool:
+        waiting: deque[tuple[Path, Future[None]]] = deque()
+        for record in _records(places, paths, outcome):
+            waiting.append((record, pool.submit(_export, record, kinds, places, limits)))
+            if len(waiting) > 2 * _AT_ONCE:
+                _take(*waiting.popleft(), outcome)
+        for record, future in waiting:
+            _take(record, future, outcome)
     return outcome
+
+
+def _take(record: Path, future: Future[None], outcome: Exported) -> None:
+    """Wait for a document, and note how it went."""
+    try:
+        future.result()
+    except (FileError, OSError) as error:
+        outcome.refused[str(record)] = str(error)
+    except (ValueError, KeyError, TypeError):
+        outcome.refused[str(record)] = "it is not a sidecar of ocr-watcher, or a damaged one"
+    else:
+        outcome.done += 1
 
 
 def _records(places: Places, paths: Iterable[Path], outcome: Exported) -> Iterator[Path]:

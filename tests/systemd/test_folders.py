@@ -352,6 +352,8 @@ def test_a_configuration_as_it_was_shipped_is_replaced_and_kept(old: Place) -> N
 
 
 def test_the_shipped_configurations_of_older_versions_are_known() -> None:
+    before_http = (SCRIPT.parent / "config.yaml").read_text().partition("# Documents by HTTP")[0]
+    assert hashlib.sha256(before_http.encode()).hexdigest() in SCRIPT.read_text()
     digest = hashlib.sha256((OLD / "config.yaml").read_bytes()).hexdigest()
     assert digest in SCRIPT.read_text()
 

@@ -10,14 +10,18 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3
 import yaml
 from PIL import Image
 
@@ -189,6 +193,88 @@ def test_ten_recycles_lose_and_double_nothing(service: Service, tmp_path: Path) 
     median = statistics.median(gaps)
     print(f"{len(gaps)} recycles; without service: median {median:.1f} s, most {max(gaps):.1f} s")
     assert median < 8
+
+
+HTTP_SOCKET = "ocr-watcher-http.socket"
+HTTP_UNIT = "ocr-watcher-http.service"
+
+
+@pytest.fixture
+def served(service: Service) -> Iterator[str]:
+    """The address of the server, which systemd listens at; the machine's network is this one's."""
+    machine = service.machine
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    drop_in = machine.path(f"/etc/systemd/system/{HTTP_SOCKET}.d/test.conf")
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text(f"[Socket]\nListenStream=\nListenStream={address}\n")
+    assert machine.show(HTTP_SOCKET, "UnitFileState") == "disabled"  # the installer switches nothing on
+    machine.call("systemctl", "daemon-reload")
+    started = machine.call("systemctl", "start", HTTP_SOCKET)
+    assert started.returncode == 0, started.stderr
+    yield f"http://{address}"
+    machine.call("systemctl", "stop", HTTP_SOCKET, HTTP_UNIT)
+    machine.call("systemctl", "reset-failed", HTTP_SOCKET, HTTP_UNIT)
+    drop_in.unlink()
+
+
+def post(address: str, body: bytes) -> tuple[int, Any]:
+    with urllib3.PoolManager(retries=False, timeout=60) as pool:
+        answer = pool.request("POST", f"{address}/v1/ocr", body=body)
+        return answer.status, json.loads(answer.data)
+
+
+def test_the_server_is_started_by_its_first_request_and_cannot_call_out(
+    service: Service, served: str, tmp_path: Path
+) -> None:
+    service.configure()
+    service.start()
+    assert service.machine.show(HTTP_UNIT, "ActiveState") == "inactive"
+    status, record = post(served, draw(tmp_path / "a.png", "INVOICE 12345").read_bytes())
+    assert (status, record["text"]) == (200, "INVOICE 12345")
+    pid = service.machine.show(HTTP_UNIT, "MainPID")
+    python = "/opt/ocr-watcher/venv/bin/python"
+    code = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
+    inside = service.machine.call(
+        "systemd-run", "--quiet", "--pipe", "--wait",
+        *("--property=PrivateNetwork=yes", "--property=RestrictAddressFamilies=AF_UNIX"), python, "-c", code,
+    )  # fmt: skip
+    assert "Address family not supported" in inside.stderr
+    # What it may write, by its own mounts.
+    refused = service.machine.call("nsenter", "--target", pid, "--mount", "touch", f"{STATE}/x", f"{INBOX}/x")
+    assert refused.stderr.count("Read-only file system") == 2
+    allowed = service.machine.call("nsenter", "--target", pid, "--mount", "touch", f"{STATE}-http/x")
+    assert allowed.returncode == 0, allowed.stderr
+
+
+def test_not_one_connection_is_refused_over_recycles_and_restarts(
+    service: Service, served: str, tmp_path: Path
+) -> None:
+    service.configure(service.fake(FAKE_READ_S="0.02"), memory={"max_jobs": 8})
+    service.start()
+    body = dot(tmp_path / "a.png").read_bytes()
+    statuses: collections.Counter[int] = collections.Counter()
+    ends = threading.Event()
+
+    def ask() -> None:
+        while not ends.is_set():
+            statuses[post(served, body)[0]] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            for _ in range(5):
+                assert service.machine.call("systemctl", "restart", HTTP_UNIT).returncode == 0
+                count = sum(statuses.values())
+                until(lambda count=count: sum(statuses.values()) > count + 10 or ends.is_set(), 60)  # type: ignore[misc]
+        finally:
+            ends.set()
+        for one in asking:
+            one.result(60)  # raises what a client met
+    assert set(statuses) <= {200, 202}
+    assert service.restarts >= 2
+    print(f"{sum(statuses.values())} requests over 5 restarts of the server and {service.restarts} recycles")
 
 
 def test_a_job_that_hangs_is_restarted_and_in_the_end_recorded(service: Service, tmp_path: Path) -> None:

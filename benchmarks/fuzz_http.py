@@ -1,0 +1,41 @@
+"""Lets Schemathesis loose on the server by its own description: `fuzz_http.py SCHEMATHESIS [--seconds 120]`.
+
+The daemon reads on the fake engine, so most of the time goes into requests. Fails where an answer is a 500 of
+any kind, or not what the description says. `make fuzz-http` runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from serving import Pair
+
+# That valid data is accepted: no schema can say what a picture is.
+_NOT_CHECKED = "positive_data_acceptance"
+
+
+def main() -> int:
+    """Run it; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("schemathesis", type=Path)
+    parser.add_argument("--seconds", type=int, default=120)
+    asked = parser.parse_args()
+    asked.model, asked.params = "PP-OCRv6_small", {}
+    with Pair(asked, fake=True, http={"wait_s": 1, "max_body_mb": 1, "max_waiting": 100_000}) as pair:
+        command = [
+            *(str(asked.schemathesis), "run", f"{pair.address}/openapi.json", "--url", pair.address),
+            *("--exclude-checks", _NOT_CHECKED, "--continue-on-failure", "--max-time", str(asked.seconds)),
+            # Never ends.
+            *("--exclude-path", "/v1/events"),
+        ]
+        code = subprocess.run(command, check=False).returncode
+        bugs = [row for row in pair.log_of("serve").splitlines() if '"http.bug"' in row]
+        print(f"{len(bugs)} unexpected errors in the server's log, {pair.rss_mb():.0f} MiB resident")
+    return code or len(bugs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Daemon and server under one roof, for machines without a service manager: `make serve`.
+
+Two processes, as ever. The daemon is started again when it asks for that (75). The end of either, or one
+Ctrl-C, is the end of both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+from ocr_watcher.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_STOP_S: Final = 15.0
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Together:
+    """The two processes. `run` is called once, in the main thread."""
+
+    def __init__(self, program: Sequence[str], config: str) -> None:
+        """`program` is how `ocr-watcher` is called."""
+        self._program = tuple(program)
+        self._config = config
+        self._asked_to_stop = False
+
+    def run(self) -> int:
+        """Keep both running; returns the exit code of the one that ended first, 0 where asked to stop."""
+        # A session of their own: Ctrl-C comes to this process, which passes it on once.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        server, daemon = self._start("serve"), self._start("run")
+        while True:
+            if self._asked_to_stop:
+                code = 0
+                break
+            if server.poll() is not None:
+                code = server.returncode
+                break
+            if daemon.poll() is not None:
+                if daemon.returncode != ExitCode.RECYCLE:
+                    code = daemon.returncode
+                    break
+                daemon = self._start("run")
+            signal.sigtimedwait({signal.SIGCHLD}, 1.0)
+        for process in (server, daemon):
+            process.terminate()
+        for process in (server, daemon):
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        return code
+
+    def _start(self, verb: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - this program
+            [*self._program, verb, "-c", self._config],
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - there is one thread
+        )
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked_to_stop = True
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m ocr_watcher.http.together CONFIG`."""
+    config = arguments[0] if arguments else "config.yaml"
+    return Together([sys.executable, "-m", "ocr_watcher"], config).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
