@@ -74,7 +74,9 @@ def test_three_hosts_read_what_is_dropped_into_the_share(tmp_path: Path) -> None
 
 
 def test_a_bridge_that_is_killed_goes_on_with_what_its_daemon_reads(tmp_path: Path) -> None:
-    with cluster(tmp_path, hosts=2, environment={"FAKE_READ_S": "2", "FAKE_AWAY_S": "30"}) as made:
+    with cluster(
+        tmp_path, hosts=2, environment={"FAKE_READ_S": "2", "FAKE_AWAY_S": "30", "FAKE_LOST_S": "20"}
+    ) as made:
         (image,) = drop(made, 1)
         until(made.reads)
         host = next(host for host in made.hosts if host.name == made.reads()[0][0])

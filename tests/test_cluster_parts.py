@@ -17,6 +17,7 @@ import pytest
 from ocr_watcher import names
 from ocr_watcher.cluster import courier, roots
 from ocr_watcher.cluster.courier import Courier, CutOffError, End
+from ocr_watcher.cluster.guard import Signs, Verdict
 from ocr_watcher.cluster.hosts import AWAY_S, Beat, Hosts, as_fields, from_fields
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.spool import FOLDERS, Errand, Spool, SpoolError
@@ -179,6 +180,39 @@ def test_a_heartbeat_survives_the_broker() -> None:
     assert from_fields(Beat, event) == beat
     assert from_fields(Beat, {"type": "worker-heartbeat", "active": 1}) is None
     assert from_fields(Beat, {**event, "ocr_queue": "many"}) is None
+
+
+# -- the guard ----------------------------------------------------------------------------------
+
+
+def signs(now: float, jobs: int = 1, *, busy: bool = False) -> Signs:
+    return Signs(now, jobs, ("scans",), busy)
+
+
+def test_a_worker_that_gets_jobs_is_left_alone() -> None:
+    verdict = Verdict()
+    for look in range(100):
+        assert verdict.look(signs(look * 10, jobs=look), {"scans": 9}, look * 10) == ""
+
+
+def test_a_worker_without_jobs_is_left_alone() -> None:
+    verdict = Verdict()
+    for look in range(100):
+        assert verdict.look(signs(look * 10), {"scans": 0, "others": 9}, look * 10) == ""
+        assert verdict.look(signs(look * 10, busy=True), {"scans": 9}, look * 10) == ""
+        assert verdict.look(signs(0), None, look * 10) == ""  # the broker is away
+
+
+def test_a_worker_to_which_no_job_comes_is_started_afresh() -> None:
+    verdict = Verdict()
+    found = [verdict.look(signs(look * 10), {"scans": 9}, look * 10) for look in range(9)]
+    assert found[:7] == [""] * 7
+    assert "none arrives" in found[8]
+
+
+def test_a_worker_that_stands_still_is_started_afresh() -> None:
+    assert Verdict().look(signs(0), {"scans": 0}, 100) == ""
+    assert "has not moved" in Verdict().look(signs(0), {"scans": 0}, 130)
 
 
 # -- roots --------------------------------------------------------------------------------------

@@ -20,8 +20,18 @@ import psutil
 from ocr_watcher import __version__, log, names
 from ocr_watcher.cluster import metrics
 from ocr_watcher.cluster.aside import Aside, ShareKeeper
-from ocr_watcher.cluster.broker import HEARTBEAT, OFFLINE, ONLINE, Event, Herald, make_app
+from ocr_watcher.cluster.broker import (
+    HEARTBEAT,
+    OFFLINE,
+    ONLINE,
+    BrokerError,
+    Event,
+    Herald,
+    Sender,
+    make_app,
+)
 from ocr_watcher.cluster.courier import Courier, CutOffError, End, is_over
+from ocr_watcher.cluster.guard import Guard, Signs
 from ocr_watcher.cluster.hosts import HEARTBEAT_S, Beat, as_fields
 from ocr_watcher.cluster.message import Message
 from ocr_watcher.cluster.metrics import Count, Gauge
@@ -77,6 +87,11 @@ class Bridge:
         app = make_app(settings)
         self._worker = Worker(app, self.name, do=self.do, ready=self._ready, tick=self._tick)
         self._herald = Herald(app, self.name, self._tell)
+        self._notifier = Notifier(os.environ, time.monotonic)
+        self._sender = Sender(app)
+        self._guard = Guard(
+            self._signs, queued=self._queued, beat=self._notifier.beat, restart=self._start_afresh
+        )
         self._spool = Spool(settings.cluster.spool)
         self._courier = Courier(
             settings.cluster.roots, Places.of_roots(settings), self._spool, rules_of(settings)
@@ -94,12 +109,13 @@ class Bridge:
         self._told: dict[str, str] = {}  # why no jobs of a root are taken, as the log says
         self._ends: Counter[End] = Counter()
         self._process = psutil.Process()
-        self._notifier = Notifier(os.environ, time.monotonic)
         self._signals = Signals(self._on_signal, lambda: None)
         self._stop_reason = ""
         self._stop_at: float | None = None
         self._leaves = False
         self._waited_s = 0.0
+        self._begun = 0
+        self._loop_at = time.monotonic()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -121,11 +137,13 @@ class Bridge:
                 self._take_over()
                 self._herald.tell_soon(Event(ONLINE, self._facts()))
                 self._herald.start()
+                self._guard.start()
                 for share in self._shares.values():
                     share.start()
                 self._worker.run()
             finally:
                 self._leaves = True
+                self._guard.stop()
                 for share in self._shares.values():
                     share.stop()
                 self._herald.tell_soon(Event(OFFLINE, self._facts()))
@@ -171,6 +189,7 @@ class Bridge:
             raise NotTakenError(str(error), forget=True) from error
         began = time.monotonic()
         self._in_hand = message.id
+        self._begun += 1
         try:
             end = self._carry(message, began)
         finally:
@@ -225,7 +244,6 @@ class Bridge:
                     return end
             if now >= until or (self._stop_at is not None and now >= self._stop_at):
                 return None
-            self._notifier.beat()
             time.sleep(_LOOK_S)
         return self._on_share(lambda: self._courier.deliver(errand))
 
@@ -267,12 +285,30 @@ class Bridge:
 
     def _tick(self) -> None:
         """Called by the worker every second, between two jobs."""
+        self._loop_at = time.monotonic()
         self._open_and_close()
-        self._notifier.beat()
         self._notifier.status(
             f"{self._ends.total()} jobs, {len(self._aside)} set aside; "
             f"daemon {'works' if self._daemon.works() else 'is away'}"
         )
+
+    def _signs(self) -> Signs:
+        """Called by the guard."""
+        roots = tuple(root for root in self._shares if root not in self._told)
+        return Signs(self._loop_at, self._begun, roots, bool(self._in_hand) or bool(self._stop_reason))
+
+    def _queued(self, roots: tuple[str, ...]) -> dict[str, int] | None:
+        """Called by the guard, which is the only one to use the sender."""
+        try:
+            return self._sender.queued(roots)
+        except BrokerError:
+            return None
+
+    def _start_afresh(self, why: str) -> None:
+        """Called by the guard. Nobody waits for the worker: the spool tells the next one what goes on."""
+        self._log.error("bridge.exiting", reason=why, exit_code=int(ExitCode.RECYCLE))
+        log.flush()
+        os._exit(int(ExitCode.RECYCLE))
 
     def _open_and_close(self) -> None:
         """Take the jobs of a root exactly as long as they can be done. In the main thread."""
