@@ -149,6 +149,15 @@ def is_claim(name: str) -> bool:
     return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_CLAIM_SUFFIX)
 
 
+# -- on a share and in the spool of a bridge ---------------------------------------------------
+
+SHARE_MARK: Final = ".ocr-watcher-share"
+"""Says which share a folder is; see `cluster.roots`."""
+SHARE_PROBE: Final = ".ocr-watcher-probe"
+"""What `doctor` puts into a root, to see whether the other hosts see it."""
+ERRAND: Final = ".errand"
+"""In a folder of a bridge's spool: whose document is in it."""
+
 # -- in the spool of the HTTP server -----------------------------------------------------------
 
 _STEM = re.compile(r"[0-9a-f]{32}")
@@ -222,3 +231,7 @@ def preview_of(page: int) -> str:
 JOURNAL: Final = "journal.sqlite3"
 STATUS: Final = "status.json"
 LOCK: Final = "lock"
+DISPATCH_SUFFIX: Final = "-dispatch"
+"""Added to the name of the state folder: that of a dispatcher."""
+BRIDGE_LOCK: Final = "bridge.lock"
+"""In a bridge's spool: held by the one that works on it."""

@@ -78,7 +78,7 @@ class House:
         self.spool = self.http.spool
 
     def __enter__(self) -> Self:
-        assembly.spool(self.http)
+        assembly.make_spool(self.http.spool, "http.spool")
         if self._seems_to_run:
             self._at_end.enter_context(lock.hold_lock(self.settings))
             StatusFile(self.settings.state_dir / "status.json").write(
