@@ -22,7 +22,7 @@ from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
 from ocr_watcher.service.told import LastExit, Told
 from tests import pdfs
-from tests.http_house import House
+from tests.http_house import House, looking_at_once
 from tests.support import dot, draw
 from tests.test_sidecar import document
 
@@ -67,6 +67,12 @@ def _put(path: Path, act: Any) -> None:
         act(folder)
     finally:
         os.close(folder)
+
+
+@pytest.fixture(autouse=True)
+def _now() -> Iterator[None]:
+    with looking_at_once():
+        yield
 
 
 @pytest.fixture

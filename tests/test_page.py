@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ocr_watcher.errors import ExitCode
 from tests import page_house, pdfs
-from tests.http_house import House
+from tests.http_house import House, looking_at_once
 from tests.page_house import PHONE, Site, Tab, axe, drop, heap_mb, nodes, resident_mb
 from tests.support import dot, draw, until, write_config
 from tests.test_http_files import done, failed
@@ -431,7 +431,7 @@ def test_an_hour_of_a_file_a_second_leaves_the_heap_of_the_tab_as_it_was(
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
-    with House(tmp_path) as made:
+    with looking_at_once(), House(tmp_path) as made:
         yield made
 
 
@@ -584,7 +584,9 @@ def test_documents_are_chosen_pasted_and_refused_in_words(tab: Tab, tmp_path: Pa
 def test_pages_are_turned_and_an_address_leads_to_one(house: House, tab: Tab) -> None:
     made = pdfs.Pdf()
     for number in range(3):
-        made.page(pdfs.text(f"Page number {number} has a line of text that is long enough to be one."))
+        made.page(
+            pdfs.text(f"Page number {number} has a line of text, which is long enough to count as some.")
+        )
     job = house.send(made.bytes(), "/v1/jobs", "three.pdf").json["id"]
     assert house.until_read(job)["status"] == "done"
     page = tab.open(f"/#file={job}&page=2")
@@ -618,8 +620,13 @@ def test_a_tab_that_nobody_sees_lets_go_of_its_connection(house: House, browser:
     page = tab.page
     page.clock.install()
     streams: list[str] = []
-    page.on("request", lambda request: "/v1/events" in request.url and streams.append("begun"))
-    page.on("requestfailed", lambda request: "/v1/events" in request.url and streams.append("let go"))
+
+    def note(request: Any, word: str) -> None:
+        if "/v1/events" in request.url:
+            streams.append(word)
+
+    page.on("request", lambda request: note(request, "begun"))
+    page.on("requestfailed", lambda request: note(request, "let go"))
     tab.open()
     page.locator("#state", has_text="ready").wait_for()
     see = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); \

@@ -44,6 +44,8 @@ _LOOK_S: Final = 0.5
 # Everything is looked through so often (s): where the log tells of every document, and where it does not.
 _LOOK_THROUGH_S: Final = 15.0
 _LOOK_THROUGH_UNTOLD_S: Final = 5.0
+# Also when nobody watched for so long (s).
+_LONG_S: Final = 10.0
 # And never for more than a thirtieth of the time.
 _LOOK_THROUGH_FACTOR: Final = 30.0
 # A request that searches takes no longer (s), and says where it stopped.
@@ -188,7 +190,8 @@ class Listing:
         if folders is not None:
             now = self._clock()
             every_s = _LOOK_THROUGH_S if folders.log_tells else _LOOK_THROUGH_UNTOLD_S
-            if now - self._through_at > max(every_s, _LOOK_THROUGH_FACTOR * self._through_s):
+            is_first = now - self._looked_at > _LONG_S  # somebody came
+            if now - self._through_at > max(every_s, _LOOK_THROUGH_FACTOR * self._through_s) or is_first:
                 folders.look_through()
                 self._through_at, self._through_s = now, self._clock() - now
             else:
