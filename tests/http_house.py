@@ -26,7 +26,6 @@ from ocr_watcher.ocr.engine import FakeEngine
 from ocr_watcher.outputs.sidecar import now
 from ocr_watcher.service import assembly, lock
 from ocr_watcher.service.told import StatusFile, Told
-from ocr_watcher.verbs import retry
 from tests.support import Log, settings, tools
 
 if TYPE_CHECKING:
@@ -118,7 +117,6 @@ class House:
             self.http,
             [self._socket],
             collect=lambda: {"running": True, "in_hand": None, "files": {}},
-            retry=lambda path: retry.forget_one(self.settings, path),
             log=self.log,  # type: ignore[arg-type] # collects
         )
         self._loop = asyncio.new_event_loop()

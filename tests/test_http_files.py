@@ -20,6 +20,7 @@ from ocr_watcher.http.history import History
 from ocr_watcher.http.summary import Summaries, text_of
 from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
+from ocr_watcher.service.retries import MAX_NOTES, Retries, ask
 from ocr_watcher.service.told import LastExit, Told
 from tests import pdfs
 from tests.http_house import House, looking_at_once
@@ -341,10 +342,14 @@ def test_a_document_of_a_folder_that_failed_is_tried_again(house: House) -> None
     file = next(file for file in listed(house, "?q=bad"))
     answer = house.ask("POST", f"/v1/files/{file['id']}/retry")
     assert (answer.status, answer.json["state"]) == (202, "waiting")
+    retries = Retries(house.settings, house.spool, house.log)  # type: ignore[arg-type] # collects
+    retries.step()
     assert not (inbox_of(house) / "bad.png.error.json").exists()
+    assert house.log.named("file.retried")
+    assert list((house.spool / names.RETRIES).iterdir()) == []
     good = next(file for file in listed(house, "?q=good"))
     answer = house.ask("POST", f"/v1/files/{good['id']}/retry")
-    assert (answer.status, answer.json["error"]["code"]) == (409, "not_retried")
+    assert (answer.status, answer.json["error"]["code"]) == (409, "not_failed")
 
 
 def test_records_in_a_tree_and_documents_in_the_archive(tmp_path: Path) -> None:
@@ -371,6 +376,46 @@ def test_records_in_a_tree_and_documents_in_the_archive(tmp_path: Path) -> None:
         moved = next(file for file in files if file["state"] == "done")
         assert house.ask("GET", f"/v1/files/{moved['id']}/result?format=txt").text == "text\n"
         assert house.ask("GET", f"/v1/files/{moved['id']}/pages/1/picture").status == 200
+
+
+def test_a_note_names_a_document_in_an_inbox_or_does_nothing(house: House, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    elsewhere = failed(tmp_path / "outside" / "bad.png")
+    (inbox_of(house) / "link").symlink_to(tmp_path / "outside")
+    inside = failed(inbox_of(house) / "bad.png")
+    foreign = inbox_of(house) / "of-others.png"
+    Path(f"{foreign}.error.json").write_text('{"theirs": 1}', "ascii")
+    dot(foreign)
+    for path in (
+        str(elsewhere),
+        f"{inbox_of(house)}/../outside/bad.png",
+        f"{inbox_of(house)}/link/bad.png",
+        f"{inbox_of(house)}//bad.png",
+        f"{inbox_of(house)}/",
+        f"{inbox_of(house)}/a\0b",
+        f"{inbox_of(house)}/\udcff/absent.png",
+        str(foreign),
+    ):
+        assert ask(house.spool, path)
+    notes = house.spool / names.RETRIES
+    (notes / "odd").write_bytes(b"\xff{")
+    (notes / "list").write_text("[1]", "ascii")
+    (notes / "much").write_bytes(bytes(100_000))
+    (notes / "half.tmp").write_text('"', "ascii")
+    Retries(house.settings, house.spool, house.log).step()  # type: ignore[arg-type] # collects
+    assert [path.name for path in notes.iterdir()] == ["half.tmp"]
+    for untouched in (elsewhere, inside, foreign):
+        assert Path(f"{untouched}.error.json").exists()
+
+
+def test_notes_have_a_limit(house: House) -> None:
+    notes = house.spool / names.RETRIES
+    notes.mkdir()
+    for number in range(MAX_NOTES):
+        (notes / str(number)).touch()
+    failed(inbox_of(house) / "bad.png")
+    (file,) = listed(house)
+    assert house.ask("POST", f"/v1/files/{file['id']}/retry").status == 429
 
 
 # -- parts -----------------------------------------------------------------------------------------

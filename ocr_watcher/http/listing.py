@@ -170,11 +170,6 @@ class Listing:
         document = self._folders.document(path) if self._folders is not None else None
         return None if document is None else document.name
 
-    def look_at(self, path: str) -> None:
-        """Look at a document of which is known that something happened to it. Blocks."""
-        if self._folders is not None and self._folders.document(path) is not None:
-            self._looks.submit(self._folders.look_at, path).result(_PATIENCE_S)
-
     async def look(self) -> int:
         """See what has changed, if nobody did just now; returns the version."""
         if self._looking is None or self._looking.done():
@@ -335,10 +330,10 @@ class Listing:
             return Row(state="waiting", place=None if by_folder else self._waiting.place(key), **found)
         error = summary.error_of(document.beside)
         if error is not None:
-            error = {key: self.without_paths(value) for key, value in error.items()}
+            error = {key: self._without_paths(value) for key, value in error.items()}
         return Row(state="failed" if state is RecordState.FAILED else "retrying", error=error, **found)
 
-    def without_paths(self, value: Any) -> Any:  # noqa: ANN401 - of JSON
+    def _without_paths(self, value: Any) -> Any:  # noqa: ANN401 - of JSON
         """A message without the folders of this machine that it names."""
         if isinstance(value, str):
             for folder in self._hidden:

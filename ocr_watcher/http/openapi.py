@@ -264,7 +264,9 @@ def _files() -> _Json:
                     (*_READING, "504"),
                     {
                         "202": _ref("It is in the line.", "File"),
-                        "409": _ref("It cannot be read again from here.", "Error"),
+                        "409": _ref("It has not failed.", "Error"),
+                        "429": _ref("Too many are to be read again already.", "Error"),
+                        "503": _ref("The spool cannot be written.", "Error"),
                     },
                 ),
             ),
