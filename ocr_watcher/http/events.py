@@ -161,6 +161,7 @@ class Events:
         span = request.query.get("span_s", "3600")
         if span not in map(str, SPANS_S):
             raise bad_request(f"span_s is none of {', '.join(map(str, SPANS_S))}")
+        self._history.look(self._service.daemon.told, running=self._service.daemon.running)
         return web.json_response(self._history.as_json(int(span), time.time()))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
