@@ -50,6 +50,8 @@ _LONG_S: Final = 10.0
 _LOOK_THROUGH_FACTOR: Final = 30.0
 # A request that searches takes no longer (s), and says where it stopped.
 _SEARCH_S: Final = 1.0
+# Of those who want to know what changed, the first one waits so long (s).
+_LOOK_PATIENCE_S: Final = 2.0
 # A file system that does not answer for so long (s) is not waited for.
 _PATIENCE_S: Final = 10.0
 _EXCERPT_CHARACTERS: Final = 60
@@ -147,6 +149,7 @@ class Listing:
         self._threads = ThreadPoolExecutor(4, "listing")
         self._looks = ThreadPoolExecutor(1, "look")
         self._looked_at = float("-inf")
+        self._look_began = float("-inf")
         self._through_at = float("-inf")
         self._through_s = 0.0
         self._told: object = None
@@ -171,12 +174,18 @@ class Listing:
         return None if document is None else document.name
 
     async def look(self) -> int:
-        """See what has changed, if nobody did just now; returns the version."""
+        """See what has changed, if nobody did just now; returns the version.
+
+        Nobody waits for a look that takes long: there may be many documents, or an inbox that hangs.
+        """
+        now = self._clock()
         if self._looking is None or self._looking.done():
-            if self._clock() - self._looked_at < _LOOK_S:
+            if now - self._looked_at < _LOOK_S:
                 return self.version
+            self._look_began = now
             self._looking = asyncio.get_running_loop().run_in_executor(self._looks, self._look)
-        await asyncio.wait([self._looking], timeout=_PATIENCE_S)
+        left_s = self._look_began + _LOOK_PATIENCE_S - now
+        await asyncio.wait([self._looking], timeout=max(0.0, left_s))
         return self.version
 
     def _look(self) -> None:
@@ -195,6 +204,8 @@ class Listing:
 
     async def rows(self, asked: Asked) -> dict[str, Any]:
         """A page of the list: `files`, `before` (of the next one; null: there is none), `searched`, `total`.
+
+        It is `complete` once everything was looked through.
 
         Raises `Problem`.
         """
@@ -277,6 +288,7 @@ class Listing:
             "before": _place_of(entries, at) if at else None,
             "searched": len(entries) - at,
             "total": len(entries),
+            "complete": self._looked_at > float("-inf"),
             "version": self.version,
         }
 

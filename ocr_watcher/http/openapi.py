@@ -548,9 +548,10 @@ def _schemas() -> _Json:
                 },
                 "searched": {"type": "integer"},
                 "total": {"type": "integer"},
+                "complete": {"type": "boolean", "description": "whether all was looked through once"},
                 "version": {"type": "integer"},
             },
-            "required": ["files", "before", "searched", "total", "version"],
+            "required": ["files", "before", "searched", "total", "complete", "version"],
         },
         "Memory": {
             "type": "object",

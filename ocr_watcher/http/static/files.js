@@ -107,6 +107,7 @@ export class Files {
     this.show(found, before);
     if (this.wanted.query) this.say(`${counted(found.length, "document")} found${before ? ", and there may be more" : ""}`);
     else if (this.wanted.failed) this.say(`${counted(found.length, "document")} failed`);
+    else if (!told.complete) this.say("Looking through the folders…");
     else this.say(told.total ? `${counted(told.total, "document")}` : "No documents yet. Drop one above.");
   }
 
