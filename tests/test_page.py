@@ -155,10 +155,10 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
             tab = Tab(browser, site.address, **options)
             page = tab.open()
             page.locator("tr", has_text="receipt.jpg").wait_for()
-                shot(page, name)
+            shot(page, name)
             page.locator("tr", has_text="receipt.jpg").locator("a").click()
             page.locator("#sheet img").wait_for()
-                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             shot(page, name.replace("page", "page-result"))
             tab.check()
             tab.close()
@@ -605,7 +605,7 @@ def test_pages_are_turned_and_an_address_leads_to_one(house: House, tab: Tab) ->
     not page_house.AXE.is_file(),
     reason=f"NOT TESTED: there is no {page_house.AXE}: npm install --prefix .bench/axe axe-core",
 )
-@pytest.mark.parametrize("look", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"viewport": PHONE}], ids=str)
+@pytest.mark.parametrize("look", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"viewport": PHONE}])
 def test_axe_finds_nothing_serious(tmp_path: Path, browser: Any, look: dict[str, Any]) -> None:
     (tmp_path / "keys").write_text("correct-horse-battery\n", "ascii")
     with looking_at_once(), House(tmp_path, api_keys_file=str(tmp_path / "keys")) as house:
