@@ -63,11 +63,14 @@ class FilesApi:
         limit = request.query.get("limit", "50")
         if re.fullmatch(r"[1-9]\d{0,2}", limit) is None or int(limit) > MAX_ROWS:
             raise bad_request(f"limit is no number from 1 to {MAX_ROWS}")
+        states = request.query.getall("state", [])
+        if states not in ([], ["failed"]):
+            raise bad_request("state can only be failed")
         asked = Asked(
             owner=self._owner(request),
             jobs=frozenset(jobs_asked(request)),
             query=request.query.get("q", "")[:_MAX_QUERY],
-            failed=request.query.get("state") == "failed",
+            failed=bool(states),
             before=request.query.get("before", ""),
             limit=int(limit),
         )

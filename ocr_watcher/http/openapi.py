@@ -36,7 +36,7 @@ _JOBS: Final = {
     "name": "job",
     "in": "query",
     "description": "a job to tell of; may be given several times",
-    "schema": {"type": "array", "items": {"type": "string"}, "maxItems": 100},
+    "schema": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "maxItems": 100},
 }
 
 
