@@ -236,7 +236,7 @@ def _serve_until_stopped(service: str, run: Callable[[], ExitCode]) -> int:
 def _serve(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
     from ocr_watcher.http import server
-    from ocr_watcher.verbs import retry, status
+    from ocr_watcher.verbs import status
 
     settings = config.load(asked.config)
     # Not into logging.file: one process writes and rotates that, the daemon.
@@ -247,7 +247,6 @@ def _serve(asked: argparse.Namespace) -> int:
         settings,
         settings.served(asked.host, asked.port),
         collect=lambda: status.collect(settings).as_json(),
-        retry=lambda path: retry.forget_one(settings, path),
         ready=lambda address: print(address, flush=True),
     )
 

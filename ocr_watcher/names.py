@@ -210,6 +210,10 @@ PREVIEWS: Final = ".previews"
 """The folder in the spool with a folder for each document that has previews."""
 
 
+RETRIES: Final = ".retries"
+"""The folder in the spool with notes of documents that are to be read again."""
+
+
 def previews_of(document: str, version: tuple[int, int], *, in_spool: bool) -> str:
     """The folder in `PREVIEWS` for a document (a path) of this size and modification time.
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 import urllib3
 
+from ocr_watcher.http import listing
 from ocr_watcher.http.server import Server, listen
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.records import RecordState
@@ -24,11 +26,10 @@ from ocr_watcher.ocr.engine import FakeEngine
 from ocr_watcher.outputs.sidecar import now
 from ocr_watcher.service import assembly, lock
 from ocr_watcher.service.told import StatusFile, Told
-from ocr_watcher.verbs import retry
 from tests.support import Log, settings, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ocr_watcher.config import Settings
 
@@ -48,6 +49,15 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+@contextlib.contextmanager
+def looking_at_once() -> Iterator[None]:
+    """Every list is of this moment: tests put files in place of which no log tells."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_LOOK_S", "_LOOK_THROUGH_S", "_LOOK_THROUGH_FACTOR"):
+            patch.setattr(listing, name, -1.0)
+        yield
 
 
 class House:
@@ -107,7 +117,6 @@ class House:
             self.http,
             [self._socket],
             collect=lambda: {"running": True, "in_hand": None, "files": {}},
-            retry=lambda path: retry.forget_one(self.settings, path),
             log=self.log,  # type: ignore[arg-type] # collects
         )
         self._loop = asyncio.new_event_loop()

@@ -20,9 +20,10 @@ from ocr_watcher.http.history import History
 from ocr_watcher.http.summary import Summaries, text_of
 from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
+from ocr_watcher.service.retries import MAX_NOTES, Retries, ask
 from ocr_watcher.service.told import LastExit, Told
 from tests import pdfs
-from tests.http_house import House
+from tests.http_house import House, looking_at_once
 from tests.support import dot, draw
 from tests.test_sidecar import document
 
@@ -67,6 +68,12 @@ def _put(path: Path, act: Any) -> None:
         act(folder)
     finally:
         os.close(folder)
+
+
+@pytest.fixture(autouse=True)
+def _now() -> Iterator[None]:
+    with looking_at_once():
+        yield
 
 
 @pytest.fixture
@@ -140,17 +147,23 @@ def test_the_list_goes_on_where_it_ended_also_among_documents_of_one_moment(hous
 @pytest.mark.parametrize(
     "query",
     [
-        "?limit=0",
-        "?limit=1000",
-        "?limit=x",
-        "?before=x",
-        "?before=-1-1",
-        "?" + "job=x&" * 1,
-        "?q=" + "x" * 300,
+        *("?limit=0", "?limit=201", "?limit=x", "?limit=-1", "?before=x", "?before=-1-1", "?before=1"),
+        *("?job=x", "?job=" + "G" * 32, "?" + f"job={'a' * 32}&" * 101, "?state=done", "?state="),
     ],
 )
+def test_odd_questions_are_refused(house: House, query: str) -> None:
+    answer = house.ask("GET", f"/v1/files{query}")
+    assert (answer.status, answer.json["error"]["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "query", ["?q=" + "x" * 300, "?q=.*(", "?q=%00", "?q=%ff", f"?before={9**20}-{9**9}", "?before=0-0"]
+)
 def test_odd_questions_are_answered(house: House, query: str) -> None:
-    assert house.ask("GET", f"/v1/files{query}").status in (200, 400)
+    done(inbox_of(house) / "a.png", "x")
+    answer = house.ask("GET", f"/v1/files{query}")
+    assert answer.status == 200
+    assert names_of(answer.json["files"]) == (["a.png"] if "9" in query else [])
 
 
 def test_a_search_finds_names_and_texts(house: House) -> None:
@@ -335,10 +348,14 @@ def test_a_document_of_a_folder_that_failed_is_tried_again(house: House) -> None
     file = next(file for file in listed(house, "?q=bad"))
     answer = house.ask("POST", f"/v1/files/{file['id']}/retry")
     assert (answer.status, answer.json["state"]) == (202, "waiting")
+    retries = Retries(house.settings, house.spool, house.log)  # type: ignore[arg-type] # collects
+    retries.step()
     assert not (inbox_of(house) / "bad.png.error.json").exists()
+    assert house.log.named("file.retried")
+    assert list((house.spool / names.RETRIES).iterdir()) == []
     good = next(file for file in listed(house, "?q=good"))
     answer = house.ask("POST", f"/v1/files/{good['id']}/retry")
-    assert (answer.status, answer.json["error"]["code"]) == (409, "not_retried")
+    assert (answer.status, answer.json["error"]["code"]) == (409, "not_failed")
 
 
 def test_records_in_a_tree_and_documents_in_the_archive(tmp_path: Path) -> None:
@@ -365,6 +382,46 @@ def test_records_in_a_tree_and_documents_in_the_archive(tmp_path: Path) -> None:
         moved = next(file for file in files if file["state"] == "done")
         assert house.ask("GET", f"/v1/files/{moved['id']}/result?format=txt").text == "text\n"
         assert house.ask("GET", f"/v1/files/{moved['id']}/pages/1/picture").status == 200
+
+
+def test_a_note_names_a_document_in_an_inbox_or_does_nothing(house: House, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    elsewhere = failed(tmp_path / "outside" / "bad.png")
+    (inbox_of(house) / "link").symlink_to(tmp_path / "outside")
+    inside = failed(inbox_of(house) / "bad.png")
+    foreign = inbox_of(house) / "of-others.png"
+    Path(f"{foreign}.error.json").write_text('{"theirs": 1}', "ascii")
+    dot(foreign)
+    for path in (
+        str(elsewhere),
+        f"{inbox_of(house)}/../outside/bad.png",
+        f"{inbox_of(house)}/link/bad.png",
+        f"{inbox_of(house)}//bad.png",
+        f"{inbox_of(house)}/",
+        f"{inbox_of(house)}/a\0b",
+        f"{inbox_of(house)}/\udcff/absent.png",
+        str(foreign),
+    ):
+        assert ask(house.spool, path)
+    notes = house.spool / names.RETRIES
+    (notes / "odd").write_bytes(b"\xff{")
+    (notes / "list").write_text("[1]", "ascii")
+    (notes / "much").write_bytes(bytes(100_000))
+    (notes / "half.tmp").write_text('"', "ascii")
+    Retries(house.settings, house.spool, house.log).step()  # type: ignore[arg-type] # collects
+    assert [path.name for path in notes.iterdir()] == ["half.tmp"]
+    for untouched in (elsewhere, inside, foreign):
+        assert Path(f"{untouched}.error.json").exists()
+
+
+def test_notes_have_a_limit(house: House) -> None:
+    notes = house.spool / names.RETRIES
+    notes.mkdir()
+    for number in range(MAX_NOTES):
+        (notes / str(number)).touch()
+    failed(inbox_of(house) / "bad.png")
+    (file,) = listed(house)
+    assert house.ask("POST", f"/v1/files/{file['id']}/retry").status == 429
 
 
 # -- parts -----------------------------------------------------------------------------------------

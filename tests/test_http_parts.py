@@ -467,7 +467,7 @@ def test_an_address_for_others_needs_a_key(tmp_path: Path) -> None:
     made = settings(tmp_path, http={"port": 0}).served(host="0.0.0.0")  # noqa: S104
     one = listen(made)
     with one, pytest.raises(ConfigError, match="api_keys_file"):
-        Server(settings(tmp_path), made, [one], collect=dict, retry=str, log=Log())  # type: ignore[arg-type]
+        Server(settings(tmp_path), made, [one], collect=dict, log=Log())  # type: ignore[arg-type]
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:

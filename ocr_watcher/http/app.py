@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import Settings
     from ocr_watcher.http.about import Collect
-    from ocr_watcher.http.files import Retry
     from ocr_watcher.http.gate import Gate
     from ocr_watcher.http.guard import Guards
     from ocr_watcher.http.history import History
@@ -66,13 +65,11 @@ class App:
         guards: Guards,
         shows_folders: bool,
         collect: Collect,
-        retry: Retry,
         listing: Listing,
         history: History,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
-        self._retry = retry
         self._listing = listing
         self._history = history
         self._http = service.settings
@@ -102,7 +99,6 @@ class App:
             FilesApi(
                 self._service,
                 self._listing,
-                self._retry,
                 needs_key=self._gate.needs_key,
                 folders=folders,
             ),

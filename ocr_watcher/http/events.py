@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ _BEAT_S: Final = 15.0
 _TAKEN_S: Final = 30.0
 _MAX_LISTENERS: Final = 64
 _MAX_JOBS: Final = 100
+_JOB: Final = re.compile("[0-9a-f]{32}")
 # Of the log lines of folder files.
 _TOLD_EVENTS: Final = frozenset({"file.queued", "ocr.done", "ocr.failed", "file.quarantined"})
 _TOLD_FIELDS: Final = (
@@ -161,6 +163,7 @@ class Events:
         span = request.query.get("span_s", "3600")
         if span not in map(str, SPANS_S):
             raise bad_request(f"span_s is none of {', '.join(map(str, SPANS_S))}")
+        self._history.look(self._service.daemon.told, running=self._service.daemon.running)
         return web.json_response(self._history.as_json(int(span), time.time()))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -250,10 +253,12 @@ class Events:
 
 def jobs_asked(request: web.Request) -> list[str]:
     """The jobs that a client says it knows, each once. Raises `Problem` 400."""
-    jobs = list(dict.fromkeys(request.query.getall("job", [])))
+    jobs = request.query.getall("job", [])
     if len(jobs) > _MAX_JOBS:
         raise bad_request(f"there are more than {_MAX_JOBS} jobs")
-    return jobs
+    if not all(map(_JOB.fullmatch, jobs)):
+        raise bad_request("job is none that this server gave", hint="Ids have 32 hexadecimal digits.")
+    return list(dict.fromkeys(jobs))
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

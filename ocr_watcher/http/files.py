@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,16 +22,14 @@ from ocr_watcher.http.problems import Problem, bad_request, not_found
 from ocr_watcher.inbox.files import open_file, open_folder
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.outputs import commit, reading, sidecar
+from ocr_watcher.service import retries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ocr_watcher.http.listing import Listing
     from ocr_watcher.http.service import Service
     from ocr_watcher.http.spool import Job
-
-    Retry = Callable[[Path], str]
-    """Has a document of a folder tried again; returns why that cannot be, "" where it is."""
 
 _MAX_QUERY: Final = 200
 _MAX_PAGE: Final = re.compile(r"[1-9]\d{0,6}")
@@ -41,12 +39,9 @@ _BLOCK_BYTES: Final = 1 << 16
 class FilesApi:
     """The handlers."""
 
-    def __init__(
-        self, service: Service, listing: Listing, retry: Retry, *, needs_key: bool, folders: bool
-    ) -> None:
+    def __init__(self, service: Service, listing: Listing, *, needs_key: bool, folders: bool) -> None:
         self._service = service
         self._listing = listing
-        self._retry = retry
         self._needs_key = needs_key
         self._folders = folders
 
@@ -68,11 +63,14 @@ class FilesApi:
         limit = request.query.get("limit", "50")
         if re.fullmatch(r"[1-9]\d{0,2}", limit) is None or int(limit) > MAX_ROWS:
             raise bad_request(f"limit is no number from 1 to {MAX_ROWS}")
+        states = request.query.getall("state", [])
+        if states not in ([], ["failed"]):
+            raise bad_request("state can only be failed")
         asked = Asked(
             owner=self._owner(request),
             jobs=frozenset(jobs_asked(request)),
             query=request.query.get("q", "")[:_MAX_QUERY],
-            failed=request.query.get("state") == "failed",
+            failed=bool(states),
             before=request.query.get("before", ""),
             limit=int(limit),
         )
@@ -122,21 +120,32 @@ class FilesApi:
         """Have a document that failed read again."""
         key = request.match_info["id"]
         document = await self._listing.find(key)
-        if isinstance(document, FolderDocument):
-            why_not = await asyncio.to_thread(self._retry, Path(document.path))
-        else:
-            why_not = await asyncio.to_thread(_forget, document)
-            if not why_not:
-                self._service.waiting.add([document])
-        if why_not:
+        row = await self._listing.row(document, key)
+        if row.state not in ("failed", "retrying"):
             raise Problem(
-                409,
-                "not_retried",
-                self._listing.without_paths(why_not),
-                hint="`ocr-watcher retry` does it on the machine itself.",
+                409, "not_failed", "the document has not failed", hint="Its result is there, or will be."
             )
-        await asyncio.to_thread(self._listing.look_at, document.path)
-        return web.json_response((await self._listing.row(document, key)).as_json(), status=202)
+        try:
+            if isinstance(document, FolderDocument):
+                is_asked = await asyncio.to_thread(retries.ask, self._service.spool.folder, document.path)
+            else:
+                is_asked = await asyncio.to_thread(_forget, document)
+                self._service.waiting.add([document])
+        except (OSError, FileError) as error:
+            raise Problem(
+                503,
+                "spool_unavailable",
+                f"the spool cannot be written: {error}",
+                hint="See the server's log.",
+            ) from error
+        if not is_asked:
+            raise Problem(
+                429,
+                "too_many_retries",
+                "too many are to be tried again already",
+                hint="Is the daemon running?",
+            )
+        return web.json_response(replace(row, state="waiting", error=None).as_json(), status=202)
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -211,14 +220,11 @@ def _original(document: Job | FolderDocument) -> Iterator[bytes]:
         raise FileNotFoundError(str(error)) from error
 
 
-def _forget(job: Job) -> str:
-    """Forget the failure of a job; returns why that cannot be."""
+def _forget(job: Job) -> bool:
+    """Forget the failure of a job. Raises `FileError` or OSError."""
     folder = os.open(os.path.dirname(job.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         commit.forget_failure(folder, os.path.basename(job.path))
-    except FileError as error:
-        return str(error)
     finally:
-        with suppress(OSError):
-            os.close(folder)
-    return ""
+        os.close(folder)
+    return True

@@ -82,7 +82,7 @@ class History:
 
     def look(self, told: Told, *, running: bool) -> None:
         """Take in what the daemon tells now; costs nothing where it has told nothing new."""
-        if not running or told.updated_at is None or told.rss_mb is None:
+        if not running:
             return
         if told.started_at is not None and told.started_at != self._started_at:
             began, self._started_at = _seconds(told.started_at), told.started_at
@@ -91,7 +91,7 @@ class History:
                 left = told.last_exit
                 on_purpose = left is not None and left.exit_code == ExitCode.RECYCLE
                 self._marks.append(Mark(began, left.reason if left is not None and on_purpose else None))
-        if told.updated_at != self._updated_at:
+        if told.updated_at is not None and told.rss_mb is not None and told.updated_at != self._updated_at:
             self._updated_at = told.updated_at
             self._note(_seconds(told.updated_at), told.rss_mb)
 

@@ -44,10 +44,14 @@ _LOOK_S: Final = 0.5
 # Everything is looked through so often (s): where the log tells of every document, and where it does not.
 _LOOK_THROUGH_S: Final = 15.0
 _LOOK_THROUGH_UNTOLD_S: Final = 5.0
+# Also when nobody watched for so long (s).
+_LONG_S: Final = 10.0
 # And never for more than a thirtieth of the time.
 _LOOK_THROUGH_FACTOR: Final = 30.0
 # A request that searches takes no longer (s), and says where it stopped.
 _SEARCH_S: Final = 1.0
+# Of those who want to know what changed, the first one waits so long (s).
+_LOOK_PATIENCE_S: Final = 2.0
 # A file system that does not answer for so long (s) is not waited for.
 _PATIENCE_S: Final = 10.0
 _EXCERPT_CHARACTERS: Final = 60
@@ -145,6 +149,7 @@ class Listing:
         self._threads = ThreadPoolExecutor(4, "listing")
         self._looks = ThreadPoolExecutor(1, "look")
         self._looked_at = float("-inf")
+        self._look_began = float("-inf")
         self._through_at = float("-inf")
         self._through_s = 0.0
         self._told: object = None
@@ -168,18 +173,19 @@ class Listing:
         document = self._folders.document(path) if self._folders is not None else None
         return None if document is None else document.name
 
-    def look_at(self, path: str) -> None:
-        """Look at a document of which is known that something happened to it. Blocks."""
-        if self._folders is not None and self._folders.document(path) is not None:
-            self._looks.submit(self._folders.look_at, path).result(_PATIENCE_S)
-
     async def look(self) -> int:
-        """See what has changed, if nobody did just now; returns the version."""
+        """See what has changed, if nobody did just now; returns the version.
+
+        Nobody waits for a look that takes long: there may be many documents, or an inbox that hangs.
+        """
+        now = self._clock()
         if self._looking is None or self._looking.done():
-            if self._clock() - self._looked_at < _LOOK_S:
+            if now - self._looked_at < _LOOK_S:
                 return self.version
+            self._look_began = now
             self._looking = asyncio.get_running_loop().run_in_executor(self._looks, self._look)
-        await asyncio.wait([self._looking], timeout=_PATIENCE_S)
+        left_s = self._look_began + _LOOK_PATIENCE_S - now
+        await asyncio.wait([self._looking], timeout=max(0.0, left_s))
         return self.version
 
     def _look(self) -> None:
@@ -188,7 +194,8 @@ class Listing:
         if folders is not None:
             now = self._clock()
             every_s = _LOOK_THROUGH_S if folders.log_tells else _LOOK_THROUGH_UNTOLD_S
-            if now - self._through_at > max(every_s, _LOOK_THROUGH_FACTOR * self._through_s):
+            is_first = now - self._looked_at > _LONG_S  # somebody came
+            if now - self._through_at > max(every_s, _LOOK_THROUGH_FACTOR * self._through_s) or is_first:
                 folders.look_through()
                 self._through_at, self._through_s = now, self._clock() - now
             else:
@@ -197,6 +204,8 @@ class Listing:
 
     async def rows(self, asked: Asked) -> dict[str, Any]:
         """A page of the list: `files`, `before` (of the next one; null: there is none), `searched`, `total`.
+
+        It is `complete` once everything was looked through.
 
         Raises `Problem`.
         """
@@ -279,6 +288,7 @@ class Listing:
             "before": _place_of(entries, at) if at else None,
             "searched": len(entries) - at,
             "total": len(entries),
+            "complete": self._looked_at > float("-inf"),
             "version": self.version,
         }
 
@@ -332,10 +342,10 @@ class Listing:
             return Row(state="waiting", place=None if by_folder else self._waiting.place(key), **found)
         error = summary.error_of(document.beside)
         if error is not None:
-            error = {key: self.without_paths(value) for key, value in error.items()}
+            error = {key: self._without_paths(value) for key, value in error.items()}
         return Row(state="failed" if state is RecordState.FAILED else "retrying", error=error, **found)
 
-    def without_paths(self, value: Any) -> Any:  # noqa: ANN401 - of JSON
+    def _without_paths(self, value: Any) -> Any:  # noqa: ANN401 - of JSON
         """A message without the folders of this machine that it names."""
         if isinstance(value, str):
             for folder in self._hidden:

@@ -36,7 +36,7 @@ _JOBS: Final = {
     "name": "job",
     "in": "query",
     "description": "a job to tell of; may be given several times",
-    "schema": {"type": "array", "items": {"type": "string"}, "maxItems": 100},
+    "schema": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "maxItems": 100},
 }
 
 
@@ -264,7 +264,9 @@ def _files() -> _Json:
                     (*_READING, "504"),
                     {
                         "202": _ref("It is in the line.", "File"),
-                        "409": _ref("It cannot be read again from here.", "Error"),
+                        "409": _ref("It has not failed.", "Error"),
+                        "429": _ref("Too many are to be read again already.", "Error"),
+                        "503": _ref("The spool cannot be written.", "Error"),
                     },
                 ),
             ),
@@ -546,9 +548,10 @@ def _schemas() -> _Json:
                 },
                 "searched": {"type": "integer"},
                 "total": {"type": "integer"},
+                "complete": {"type": "boolean", "description": "whether all was looked through once"},
                 "version": {"type": "integer"},
             },
-            "required": ["files", "before", "searched", "total", "version"],
+            "required": ["files", "before", "searched", "total", "complete", "version"],
         },
         "Memory": {
             "type": "object",

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from ocr_watcher.config import HttpSettings, Settings
     from ocr_watcher.http.about import Collect
-    from ocr_watcher.http.files import Retry
 
 # Connections that wait for `accept`: as many as may come while the server is restarted.
 _BACKLOG: Final = 4096
@@ -51,7 +50,6 @@ def run(
     http: HttpSettings,
     *,
     collect: Collect,
-    retry: Retry,
     ready: Callable[[str], None] = lambda _address: None,
 ) -> ExitCode:
     """Serve until a signal. Raises `ServiceError`.
@@ -60,12 +58,11 @@ def run(
         settings: the configuration, which is the daemon's too.
         http: its section for the server, in force.
         collect: gives what `status --json` prints.
-        retry: forgets the failure of a document in a folder.
         ready: is called with the address when requests are answered.
     """
     sockets = passed_sockets(os.environ) or [listen(http)]
     try:
-        server = Server(settings, http, sockets, collect=collect, retry=retry, log=log.get())
+        server = Server(settings, http, sockets, collect=collect, log=log.get())
         asyncio.run(_serve(server, ready))
     finally:
         for one in sockets:
@@ -99,7 +96,6 @@ class Server:
         sockets: Sequence[socket.socket],
         *,
         collect: Collect,
-        retry: Retry,
         log: FilteringBoundLogger,
     ) -> None:
         """Raises `ConfigError` where whoever reaches the sockets would need no key."""
@@ -107,7 +103,6 @@ class Server:
         self._http = http
         self._sockets = sockets
         self._collect = collect
-        self._retry = retry
         self._log = log
         keys = Keys(http.api_keys_file) if http.api_keys_file is not None else None
         _check_addresses(sockets, keys)
@@ -144,7 +139,6 @@ class Server:
             guards=guards,
             shows_folders=folders,
             collect=self._collect,
-            retry=self._retry,
             listing=self._listing,
             history=history,
             log=self._log,

@@ -72,11 +72,6 @@ def forget(settings: Settings, paths: Iterable[Path] | None) -> Forgotten:
     return outcome
 
 
-def forget_one(settings: Settings, path: Path) -> str:
-    """Forget the failure of one file; returns why that cannot be, "" where it is read again."""
-    return next(iter(forget(settings, [path]).refused.values()), "")
-
-
 def _forget(folder: int, name: str) -> bool:
     """Remove the error record of a file; False where it has none. Raises `FileError`."""
     record = names.records_of(name).error

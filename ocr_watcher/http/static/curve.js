@@ -1,7 +1,7 @@
 // The daemon's memory over time, against its two limits, with a mark at each start of the process.
 import { draw, make, byId, mib, moment, put } from "./text.js";
 
-const LEAST_S = 300;
+const LEAST_S = 60;
 const HEIGHT_PX = 170;
 const [LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX] = [8, 8, 14, 20];
 

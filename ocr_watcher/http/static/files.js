@@ -5,6 +5,7 @@ import { byId, counted, make, moment, put } from "./text.js";
 const PAGE = 50;
 // The list is fetched no more often than this (ms) while documents are read one after the other.
 const PAUSE_MS = 900;
+const AGAIN_MS = 10_000;
 const SEARCH_MS = 300;
 // A search goes on by itself for so many requests, of a second each.
 const SEARCHES = 30;
@@ -24,6 +25,8 @@ export class Files {
     this.fetching = null;
     this.timer = null;
     this.fetchedAt = -Infinity;
+    // Documents that are to be read again, until the daemon has seen that: when each had failed, and since when.
+    this.again = new Map();
     byId("search").addEventListener("submit", (event) => {
       event.preventDefault();
       this.search();
@@ -104,6 +107,7 @@ export class Files {
     this.show(found, before);
     if (this.wanted.query) this.say(`${counted(found.length, "document")} found${before ? ", and there may be more" : ""}`);
     else if (this.wanted.failed) this.say(`${counted(found.length, "document")} failed`);
+    else if (!told.complete) this.say("Looking through the folders…");
     else this.say(told.total ? `${counted(told.total, "document")}` : "No documents yet. Drop one above.");
   }
 
@@ -123,6 +127,7 @@ export class Files {
   }
 
   show(files, before) {
+    files = files.map((file) => this.settled(file));
     const body = byId("rows");
     const shown = new Set(files.map((file) => file.id));
     for (const [id, row] of this.rows) {
@@ -150,11 +155,23 @@ export class Files {
     }
   }
 
+  /** A document as it is, or as it will be in a moment. */
+  settled(file) {
+    const asked = this.again.get(file.id);
+    if (!asked) return file;
+    if (file.changed_at === asked.failed_at && file.error && performance.now() - asked.since < AGAIN_MS) {
+      return { ...file, state: "waiting", error: undefined };
+    }
+    this.again.delete(file.id);
+    return file;
+  }
+
   async retry(button) {
     button.disabled = true;
     const row = button.closest("tr");
     try {
       const file = await (await ask(`v1/files/${row.dataset.id}/retry`, { method: "POST" })).json();
+      this.again.set(file.id, { failed_at: file.changed_at, since: performance.now() });
       fill(row, file);
       const known = this.rows.get(file.id);
       if (known) known.told = "";
