@@ -388,11 +388,7 @@ def reading_s(pair: Pair) -> float:
 
 
 def _note_share(shares: list[float], pair: Pair, before_s: float, began: float) -> tuple[float, float]:
-<<<<<<< HEAD
-    """Note the share of the time since `began` in which the daemon read; returns where the next begins."""
-=======
     """Note in which share of the time since `began` the daemon read; returns what the next begins with."""
->>>>>>> http
     now, read_s = time.monotonic(), reading_s(pair)
     shares.append(round((read_s - before_s) / (now - began), 3))
     return read_s, time.monotonic()
