@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run serve test test-long test-systemd test-openvino test-heic test-clients fuzz-http openvino heic bench check format lock models install uninstall clean help
+.PHONY: run serve test test-long screenshots test-systemd test-openvino test-heic test-clients fuzz-http openvino heic bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -43,6 +43,10 @@ test-openvino: $(INSTALLED) .bench/openvino/.installed ## run the tests of ocr.p
 
 test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
 	PYTHONPATH=.bench/heic $(BIN)/python -m pytest tests/test_helped.py $(ARGS)
+
+screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew
+	@$(BIN)/ocr-watcher models pull --all
+	SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/test_page.py -k receipt
 
 test-clients: $(INSTALLED) .bench/clients/.installed ## run HTTP clients that are not among our libraries
 	PYTHONPATH=.bench/clients $(BIN)/python -m pytest tests/test_http_strangers.py $(ARGS)

@@ -66,6 +66,16 @@ def receipt() -> tuple[Image.Image, dict[str, tuple[float, float]]]:
     return image, words
 
 
+def contract() -> bytes:
+    """A PDF with text, of three pages."""
+    made = pdfs.Pdf()
+    for number in range(3):
+        made.page(
+            pdfs.text(f"Page number {number} has a line of text, which is long enough to count as some.")
+        )
+    return made.bytes()
+
+
 def as_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
     made = io.BytesIO()
     image.save(made, kind, **options)
@@ -81,6 +91,8 @@ def browser() -> Iterator[Any]:
 def shot(page: Any, name: str) -> None:
     """A picture for the documentation, where these are asked for."""
     if folder := os.environ.get("SCREENSHOTS"):
+        page.evaluate("document.activeElement.blur(); getSelection().removeAllRanges(); scrollTo(0, 0)")
+        page.wait_for_timeout(2500)  # for a curve with a few points
         made = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         made.quantize(128, dither=Image.Dither.NONE).save(Path(folder) / name, optimize=True)
 
@@ -96,12 +108,17 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
     image, words = receipt()
     site = Site(tmp_path, real=True, ocr={"model_store": str(model_store)}, memory={"stats_interval_s": 1})
     with site:
-        for name, text in (("invoice-0412.png", "INVOICE 0412"), ("letter.png", "Dear Ms Holm")):
+        (site.inbox / "office").mkdir()
+        for name, text in (
+            *(("invoice-0412.png", "INVOICE 0412"), ("invoice-0413.png", "INVOICE 0413")),
+            *(("office/minutes.png", "MINUTES, 3 MAY"), ("letter.png", "Dear Ms Holm")),
+        ):
             draw(site.inbox / name, text)
+        (site.inbox / "office" / "contract.pdf").write_bytes(contract())
         (site.inbox / "interrupted.png").write_bytes(as_bytes(image, "PNG")[:4000])
         tab = Tab(browser, site.address, color_scheme="light", permissions=["clipboard-read"])
         page = tab.open()
-        page.locator("tr[data-state=done]").nth(1).wait_for()
+        page.locator("tr[data-state=done]").nth(4).wait_for()
         page.locator("tr[data-state=failed]").wait_for()
 
         drop(page, ("receipt.jpg", "image/jpeg", as_bytes(image, "JPEG", quality=92)))
@@ -144,7 +161,6 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
         assert page.locator("#rows tr").count() == 1
         page.locator("#query").fill("")
         page.locator("tr", has_text="letter.png").wait_for()
-        page.wait_for_timeout(3000)  # for a curve that can be seen
         shot(page, "page.png")
         tab.check()
         tab.close()
@@ -576,12 +592,7 @@ def test_documents_are_chosen_pasted_and_refused_in_words(tab: Tab, tmp_path: Pa
 
 
 def test_pages_are_turned_and_an_address_leads_to_one(house: House, tab: Tab) -> None:
-    made = pdfs.Pdf()
-    for number in range(3):
-        made.page(
-            pdfs.text(f"Page number {number} has a line of text, which is long enough to count as some.")
-        )
-    job = house.send(made.bytes(), "/v1/jobs", "three.pdf").json["id"]
+    job = house.send(contract(), "/v1/jobs", "three.pdf").json["id"]
     assert house.until_read(job)["status"] == "done"
     page = tab.open(f"/#file={job}&page=2")
     page.locator("#lines li", has_text="number 1 has").wait_for()
