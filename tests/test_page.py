@@ -150,6 +150,7 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
         assert copied(page) == text_of(page)
         assert selected(page, "#lines li:first-child .piece").split() == SHOP[0].split()
         downloads(page)
+        page.locator("#lines .piece", has_text="croissant").hover()
         shot(page, "page-result.png")
 
         page.locator("#back").click()
