@@ -176,7 +176,6 @@ def test_a_receipt_is_dropped_read_and_opened_with_its_words_under_the_pointer(
             page.locator("tr", has_text="receipt.jpg").locator("a").click()
             page.locator("#sheet img").wait_for()
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            shot(page, name.replace("page", "page-result"))
             tab.check()
             tab.close()
 
