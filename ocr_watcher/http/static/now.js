@@ -96,6 +96,9 @@ export class Now {
       const left = status.last_exit ? ` It was last heard of at ${moment(status.updated_at || status.last_exit.at)}.` : "";
       return `The daemon that reads the documents is not running. They wait until it is back.${left}`;
     }
+    if (status.inboxes_hung?.length) {
+      return `An inbox does not answer: ${status.inboxes_hung.join(", ")}. Its documents are not listed; all others are read.`;
+    }
     return status.problem ? `${status.problem.message}. ${status.problem.hint}` : "";
   }
 
