@@ -21,7 +21,7 @@ from ocr_watcher.errors import ExitCode
 from tests import page_house, pdfs
 from tests.http_house import House, looking_at_once
 from tests.page_house import PHONE, Site, Tab, axe, drop, heap_mb, nodes, resident_mb
-from tests.support import dot, draw, until, write_config
+from tests.support import dot, draw, write_config
 from tests.test_http_files import done, failed
 
 if TYPE_CHECKING:
@@ -257,7 +257,8 @@ def downloads(page: Any) -> None:
 @pytest.mark.timeout(240)
 def test_a_file_that_failed_says_why_and_is_read_after_it_was_mended(tmp_path: Path, browser: Any) -> None:
     with Site(tmp_path) as site:
-        (site.inbox / "locked.pdf").write_bytes(pdfs.locked("open sesame"))
+        for name in ("locked.pdf", "sealed.pdf"):
+            (site.inbox / name).write_bytes(pdfs.locked("open sesame"))
         image = as_bytes(receipt()[0], "PNG")
         (site.inbox / "half.png").write_bytes(image[:2000])
         tab = Tab(browser, site.address)
@@ -282,8 +283,10 @@ def test_a_file_that_failed_says_why_and_is_read_after_it_was_mended(tmp_path: P
         assert page.locator("#state").inner_text() == "ready"
         row.locator("button", has_text="Try again").click()
         page.locator("tr[data-state=done]", has_text="locked.pdf").wait_for()
-        row.locator("a").click()
-        page.locator("#result-title", has_text="locked.pdf").wait_for()
+        page.locator("tr[data-state=failed]", has_text="sealed.pdf").locator("a").click()
+        page.locator("#result-trouble button", has_text="Try again").click()
+        page.locator("#lines li").first.wait_for()
+        assert page.locator("#result-about", has_text="done").is_visible()
         tab.check()
         tab.close()
 
@@ -555,7 +558,7 @@ def test_everything_can_be_done_with_a_keyboard(house: House, tab: Tab) -> None:
         visited.append(now)
         if now == "first.png":
             break
-    assert visited[0] == "Skip to the content"
+    assert visited[0] == "skip"
     assert {"chosen", "query", "only-failed", "second.png", "first.png"} <= set(visited)
     assert any("Try again" in one for one in visited)
     page.keyboard.press("Enter")
@@ -677,10 +680,12 @@ def test_a_tab_that_nobody_sees_lets_go_of_its_connection(house: House, browser:
     page.clock.fast_forward(60_000)
     page.wait_for_timeout(200)
     assert streams == ["begun", "let go"]
+    assert page.locator("#state").inner_text() == "catching up…"
     done(house.settings.watch.inbox[0] / "meanwhile.png", "x")
     page.evaluate(see, False)
     page.locator("#trouble").wait_for(state="hidden")
-    until(lambda: page.wait_for_timeout(100) or streams[-1] == "begun")
+    page.locator("#state", has_text="ready").wait_for()
+    assert streams[-1] == "begun"
     tab.check()
     tab.close()
 
