@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,18 @@ from PIL import Image
 from ocr_watcher import names
 from ocr_watcher.document import Line, Page, Source
 from ocr_watcher.errors import ExitCode, TruncatedError
-from ocr_watcher.http import previews
+from ocr_watcher.http import listing, previews
 from ocr_watcher.http.history import History
 from ocr_watcher.http.summary import Summaries, text_of
+from ocr_watcher.http.threads import Threads
 from ocr_watcher.job import Stamp
 from ocr_watcher.outputs import commit, sidecar
 from ocr_watcher.service.retries import MAX_NOTES, Retries, ask
-from ocr_watcher.service.told import LastExit, Told
+from ocr_watcher.service.told import LastExit, StatusFile, Told
 from tests import pdfs
+from tests.fuse import mounted, why_not
 from tests.http_house import House, looking_at_once
-from tests.support import dot, draw
+from tests.support import dot, draw, until
 from tests.test_sidecar import document
 
 if TYPE_CHECKING:
@@ -87,7 +90,7 @@ def inbox_of(house: House) -> Path:
 
 
 def listed(house: House, query: str = "", **options: Any) -> list[dict[str, Any]]:
-    files: list[dict[str, Any]] = house.ask("GET", f"/v1/files{query}", **options).json["files"]
+    files: list[dict[str, Any]] = house.ask("GET", f"/v1/files{query}", **options).json.get("files", [])
     return files
 
 
@@ -157,13 +160,22 @@ def test_odd_questions_are_refused(house: House, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["?q=" + "x" * 300, "?q=.*(", "?q=%00", "?q=%ff", f"?before={9**20}-{9**9}", "?before=0-0"]
+    "query",
+    [
+        "?q=" + "x" * 300,
+        "?q=.*(",
+        "?q=%00",
+        "?q=%ff",
+        f"?before={9**20}-0",
+        "?before=1-999999999",
+        "?before=0-0",
+    ],
 )
 def test_odd_questions_are_answered(house: House, query: str) -> None:
     done(inbox_of(house) / "a.png", "x")
     answer = house.ask("GET", f"/v1/files{query}")
     assert answer.status == 200
-    assert names_of(answer.json["files"]) == (["a.png"] if "9" in query else [])
+    assert names_of(answer.json["files"]) == (["a.png"] if "-0" in query and "=0" not in query else [])
 
 
 def test_a_search_finds_names_and_texts(house: House) -> None:
@@ -422,6 +434,43 @@ def test_notes_have_a_limit(house: House) -> None:
     failed(inbox_of(house) / "bad.png")
     (file,) = listed(house)
     assert house.ask("POST", f"/v1/files/{file['id']}/retry").status == 429
+
+
+@pytest.mark.skipif(bool(why_not()), reason=f"NO MOUNT CAN HANG ON THIS MACHINE: {why_not()}")
+def test_an_inbox_that_hangs_holds_up_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "Threads", lambda: Threads(0.5))
+    monkeypatch.setattr(listing, "_LOOK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(listing, "_ABANDON_S", 0.5)
+    for name in ("source", "mount", "inbox"):
+        (tmp_path / name).mkdir()
+    dot(tmp_path / "source" / "far.png")
+    inboxes = {"watch": {"inbox": [str(tmp_path / "mount"), str(tmp_path / "inbox")]}}
+    with (
+        mounted(tmp_path / "source", tmp_path / "mount") as mount,
+        House(tmp_path, sections=inboxes) as house,
+    ):
+        done(tmp_path / "inbox" / "near.png", "x")
+        assert set(names_of(listed(house))) == {"mount/far.png", "inbox/near.png"}
+        mount.send_signal(signal.SIGSTOP)
+        # Until it is known, a list may be refused, but is not waited for.
+        for _ in range(3):
+            began = time.monotonic()
+            assert house.ask("GET", "/v1/files").status in (200, 504)
+            assert house.ask("GET", "/v1/overview").status == 200
+            assert time.monotonic() - began < 5
+        hung = (str(tmp_path / "mount"),)
+        StatusFile(house.settings.state_dir / "status.json").write(
+            Told(pid=1, spool=str(house.spool), updated_at=sidecar.now(), inboxes_hung=hung)
+        )
+        done(tmp_path / "inbox" / "later.png", "x")
+        until(lambda: set(names_of(listed(house))) == {"inbox/later.png", "inbox/near.png"})
+        told = house.ask("GET", "/v1/overview").json["status"]
+        assert told["inboxes_hung"] == ["mount"]
+        mount.send_signal(signal.SIGCONT)
+        StatusFile(house.settings.state_dir / "status.json").write(
+            Told(pid=1, spool=str(house.spool), updated_at=sidecar.now())
+        )
+        until(lambda: len(listed(house)) == 3)
 
 
 # -- parts -----------------------------------------------------------------------------------------

@@ -245,6 +245,8 @@ class Events:
             spool=str(self._service.spool.folder),
             name_of=self._listing.name_of,
         )
+        if self._folders and daemon.running:
+            state["inboxes_hung"] = [os.path.basename(inbox) for inbox in daemon.told.inboxes_hung]
         return {**state, "problem": None if problem is None else problem.as_json()["error"]}
 
     async def _jobs(self, jobs: list[str]) -> dict[str, dict[str, Any]]:

@@ -81,7 +81,7 @@ class FilesApi:
         key = request.match_info["id"]
         document = await self._listing.find(key)
         row = await self._listing.row(document, key)
-        formats = await asyncio.to_thread(_formats, document) if row.state == "done" else []
+        formats = await self._listing.run(lambda: _formats(document)) if row.state == "done" else []
         return web.json_response({**row.as_json(), "formats": formats})
 
     async def result(self, request: web.Request) -> web.StreamResponse:
@@ -94,7 +94,7 @@ class FilesApi:
     async def page(self, request: web.Request) -> web.Response:
         """One page of the record, from 1."""
         document, number = await self._finished(request), _page_of(request)
-        found = await asyncio.to_thread(_read_page, document.record, number)
+        found = await self._listing.run(lambda: _read_page(document.record, number))
         if found is None:
             raise not_found()
         return web.json_response(found)
@@ -102,7 +102,7 @@ class FilesApi:
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """What a page looks like: the daemon's preview, or the document itself where a browser shows it."""
         document, number = await self._listing.find(request.match_info["id"]), _page_of(request)
-        preview = await asyncio.to_thread(self._preview, document, number)
+        preview = await self._listing.run(lambda: self._preview(document, number))
         if preview is not None:
             return web.FileResponse(preview, headers={"Content-Type": "image/jpeg"})
         if number != 1 or document.extension not in names.SHOWN_BY_BROWSERS:
@@ -158,10 +158,7 @@ class FilesApi:
     async def _finished(self, request: web.Request) -> Job | FolderDocument:
         """The document that is asked for. Raises `Problem` 404, 409 (it is not read), 422 (it failed)."""
         document = await self._listing.find(request.match_info["id"])
-        stamp = await asyncio.to_thread(stamp_of, document.path)
-        state = RecordState.OPEN
-        if stamp is not None:
-            state = await asyncio.to_thread(document.state, stamp)
+        state = await self._listing.run(lambda: _state(document))
         if state is RecordState.DONE:
             return document
         if state is RecordState.FAILED:
@@ -178,6 +175,11 @@ class FilesApi:
             own = names.previews_of(document.path, stamp, in_spool=True)
         path = self._service.spool.folder / names.PREVIEWS / own / names.preview_of(number - 1)
         return path if path.is_file() else None
+
+
+def _state(document: Job | FolderDocument) -> RecordState:
+    stamp = stamp_of(document.path)
+    return RecordState.OPEN if stamp is None else document.state(stamp)
 
 
 def _page_of(request: web.Request) -> int:

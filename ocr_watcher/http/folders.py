@@ -19,7 +19,7 @@ from ocr_watcher.inbox.ready import Rules
 from ocr_watcher.job import Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -52,6 +52,11 @@ class Tree:
     records: str | None = None
     prefix: str = ""
     is_archive: bool = False
+
+    @property
+    def inbox(self) -> str:
+        """As the daemon calls it in its status."""
+        return names.printable(self.root.rstrip(os.sep))
 
     @classmethod
     def of(cls, settings: Settings) -> tuple[Tree, ...]:
@@ -154,23 +159,30 @@ class Folders:
                 return inbox.root + below[len(inbox.prefix) :]
         return path
 
-    def look_through(self) -> None:
-        """Look at everything anew."""
+    def look_through(self, hung: Container[str] = ()) -> None:
+        """Look at everything anew, but not into inboxes that are `hung`."""
         if self._tail is None:
             self._tail = LogTail(self.settings.logging.file)
             self._tail.skip()
-        found = heapq.nlargest(MAX_KEPT, self._found())
+        found = heapq.nlargest(MAX_KEPT, self._found(hung))
         fresh = {entry.key: entry for entry in found}
         if fresh != self.entries:
             self.entries = fresh
             self.version += 1
 
-    def follow(self) -> None:
-        """Look again at what the log has told of since."""
+    def follow(self, hung: Container[str] = ()) -> None:
+        """Look again at what the log has told of since, but not into inboxes that are `hung`."""
         if self._tail is None:
             return
         for path in dict.fromkeys(_paths(self._tail.events())):
-            self.look_at(path)
+            document = self.document(path)
+            if document is not None and document.tree.inbox not in hung:
+                self.look_at(path)
+
+    def answering(self, hung: frozenset[str]) -> Iterator[Entry]:
+        """The entries of documents in inboxes that are not `hung`."""
+        silent = tuple(tree.root for tree in self._trees if tree.inbox in hung)
+        return (entry for entry in self.entries.values() if not entry.key.startswith(silent))
 
     def look_at(self, path: str) -> None:
         """Look at one document."""
@@ -192,10 +204,12 @@ class Folders:
             if tree.is_archive and document is not None and document.tree is not tree:
                 yield tree.root + document.tree.prefix + path[len(document.tree.root) :]
 
-    def _found(self) -> Iterator[Entry]:
+    def _found(self, hung: Container[str]) -> Iterator[Entry]:
         watch = self.settings.watch
         rules = Rules.of(watch.extensions, watch.ignore, watch.settle_s)
         for tree in self._trees:
+            if tree.inbox in hung:
+                continue
             for item in scan.walk(
                 tree.root.rstrip(os.sep) or os.sep,
                 rules,

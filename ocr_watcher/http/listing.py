@@ -14,16 +14,16 @@ import threading
 import time
 from bisect import bisect_left
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ocr_watcher.http import summary
 from ocr_watcher.http.folders import Entry, FolderDocument, Folders, stamp_of
-from ocr_watcher.http.problems import Problem, bad_request, not_found
+from ocr_watcher.http.problems import bad_request, not_found
 from ocr_watcher.http.received import EVERYBODY, Jobs
 from ocr_watcher.http.summary import Summaries
+from ocr_watcher.http.threads import Threads
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.names import printable
 
@@ -52,8 +52,9 @@ _LOOK_THROUGH_FACTOR: Final = 30.0
 _SEARCH_S: Final = 1.0
 # Of those who want to know what changed, the first one waits so long (s).
 _LOOK_PATIENCE_S: Final = 2.0
-# A file system that does not answer for so long (s) is not waited for.
-_PATIENCE_S: Final = 10.0
+# A look that takes so long (s) is taken for one that does not come back, a few times at most.
+_ABANDON_S: Final = 30.0
+_MAX_ABANDONED: Final = 4
 _EXCERPT_CHARACTERS: Final = 60
 # Ids of which the path is remembered; others are looked for.
 _MAX_GIVEN: Final = 5000
@@ -146,8 +147,9 @@ class Listing:
         self._summaries = Summaries()
         self._clock = clock
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(4, "listing")
-        self._looks = ThreadPoolExecutor(1, "look")
+        self._settings = settings
+        self._threads = Threads()
+        self._abandoned = 0
         self._looked_at = float("-inf")
         self._look_began = float("-inf")
         self._through_at = float("-inf")
@@ -157,11 +159,6 @@ class Listing:
         self._sorted: tuple[object, list[Entry]] = (None, [])
         self._given: OrderedDict[str, str] = OrderedDict()
         self._hidden = _hidden(settings)
-
-    def close(self) -> None:
-        """Wait for nothing that is under way."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._looks.shutdown(wait=False, cancel_futures=True)
 
     @property
     def version(self) -> int:
@@ -179,28 +176,51 @@ class Listing:
         Nobody waits for a look that takes long: there may be many documents, or an inbox that hangs.
         """
         now = self._clock()
-        if self._looking is None or self._looking.done():
+        looking = self._looking
+        if looking is not None and looking.done():
+            looking = None
+        elif looking is not None and now - self._look_began > _ABANDON_S and self._abandoned < _MAX_ABANDONED:
+            self._abandon()
+            looking = None
+        if looking is None:
             if now - self._looked_at < _LOOK_S:
                 return self.version
             self._look_began = now
-            self._looking = asyncio.get_running_loop().run_in_executor(self._looks, self._look)
+            self._looking = looking = self._threads.start(self._look_for(self._folders))
         left_s = self._look_began + _LOOK_PATIENCE_S - now
-        await asyncio.wait([self._looking], timeout=max(0.0, left_s))
+        await asyncio.wait([looking], timeout=max(0.0, left_s))
         return self.version
 
-    def _look(self) -> None:
-        self._jobs.look()
-        folders = self._folders
-        if folders is not None:
-            now = self._clock()
+    def _abandon(self) -> None:
+        """The look under way does not come back: go on without it, from what is known."""
+        self._abandoned += 1
+        old = self._folders
+        if old is not None:
+            self._folders = Folders(self._settings, old.version + 1, dict(old.entries))
+            self._through_at = float("-inf")
+
+    def _look_for(self, folders: Folders | None) -> Callable[[], None]:
+        hung = self._hung()
+        now = self._clock()
+
+        def look() -> None:
+            self._jobs.look()
+            if folders is None:
+                return
             every_s = _LOOK_THROUGH_S if folders.log_tells else _LOOK_THROUGH_UNTOLD_S
             is_first = now - self._looked_at > _LONG_S  # somebody came
             if now - self._through_at > max(every_s, _LOOK_THROUGH_FACTOR * self._through_s) or is_first:
-                folders.look_through()
+                folders.look_through(hung)
                 self._through_at, self._through_s = now, self._clock() - now
             else:
-                folders.follow()
-        self._looked_at = self._clock()
+                folders.follow(hung)
+            self._looked_at = self._clock()
+
+        return look
+
+    def _hung(self) -> frozenset[str]:
+        """Inboxes of which the daemon says that they do not answer: nobody looks into them."""
+        return frozenset(self._daemon.told.inboxes_hung if self._daemon.running else ())
 
     async def rows(self, asked: Asked) -> dict[str, Any]:
         """A page of the list: `files`, `before` (of the next one; null: there is none), `searched`, `total`.
@@ -210,21 +230,15 @@ class Listing:
         Raises `Problem`.
         """
         await self.look()
-        return await self._run(lambda: self._rows(asked))
+        return await self.run(lambda: self._rows(asked))
 
     async def row(self, document: Job | FolderDocument, key: str) -> Row:
         """One document. Raises `Problem` 404 where it is gone."""
-        return await self._run(lambda: self._row(document, key) or _gone())
+        return await self.run(lambda: self._row(document, key) or _gone())
 
-    async def _run(self, act: Callable[[], _T]) -> _T:
-        """Do it in a thread. Raises `Problem` 504 where a file system does not answer."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, act)
-        except TimeoutError:
-            raise Problem(
-                504, "inbox_hung", "a file system does not answer", hint="Is its server there?"
-            ) from None
+    async def run(self, act: Callable[[], _T]) -> _T:
+        """Do something with files, in a thread. Raises `Problem` 504 where a file system does not answer."""
+        return await self._threads.run(act)
 
     # -- by id ---------------------------------------------------------------------------------
 
@@ -236,7 +250,7 @@ class Listing:
     async def find(self, key: str) -> Job | FolderDocument:
         """The document of an id. Raises `Problem` 404."""
         await self.look()
-        return await self._run(lambda: self._find(key) or _gone())
+        return await self.run(lambda: self._find(key) or _gone())
 
     def _find(self, key: str) -> Job | FolderDocument | None:
         if _FOLDER_ID.fullmatch(key) is None:
@@ -262,12 +276,13 @@ class Listing:
 
     def _entries(self, asked: Asked) -> list[Entry]:
         """All that may be shown, the oldest first."""
-        key = self.version, asked.owner, asked.jobs
+        hung = self._hung()
+        key = self.version, asked.owner, asked.jobs, hung
         known, entries = self._sorted
         if known != key:
             entries = self._jobs.entries(asked.owner, asked.jobs)
             if self._folders is not None:
-                entries += list(self._folders.entries.values())
+                entries += self._folders.answering(hung)
             entries.sort()
             self._sorted = key, entries
         return entries

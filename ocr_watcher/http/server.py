@@ -189,7 +189,6 @@ class Server:
         await self._runner.cleanup()
         for task in self._tasks:
             task.cancel()
-        self._listing.close()
         self._spool.close()
         self._log.info("http.exiting")
 

@@ -206,7 +206,7 @@ function fill(row, file) {
   name.replaceChildren(...parts);
   put(state, stateOf(file));
   put(lines, file.lines === undefined ? "" : linesOf(file));
-  put(took, file.ocr_ms === undefined ? "" : `${(file.ocr_ms / 1000).toFixed(file.ocr_ms < 9950 ? 1 : 0)} s`);
+  put(took, file.ocr_ms === undefined ? "" : seconds(file.ocr_ms));
   const time = when.firstElementChild;
   time.dateTime = file.changed_at;
   put(time, moment(file.changed_at));
@@ -214,6 +214,11 @@ function fill(row, file) {
 
 function linesOf(file) {
   return file.page_count > 1 ? `${file.lines} on ${counted(file.page_count, "page")}` : String(file.lines);
+}
+
+function seconds(ms) {
+  if (ms < 50) return "< 0.1 s";
+  return `${(ms / 1000).toFixed(ms < 9950 ? 1 : 0)} s`;
 }
 
 export function stateOf(file) {

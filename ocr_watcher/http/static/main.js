@@ -36,7 +36,7 @@ const events = new Events({
   },
   found: () => now.found(),
   lost: () => now.lost(),
-  asleep: () => {},
+  asleep: () => now.sleep(),
 });
 
 let cameFrom = null;
@@ -61,7 +61,10 @@ function show() {
   (row?.querySelector("a") ?? byId("main")).focus();
 }
 
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which document is shown
+  byId("main").focus();
+});
 addEventListener("hashchange", show);
 show();
 events.run();
-document.documentElement.dataset.ready = "yes";

@@ -8,6 +8,7 @@ export class Now {
     this.curve = new Curve();
     this.status = null;
     this.lostAt = null;
+    this.isAsleep = false;
     this.readingName = null;
     // What the server's clock is ahead of ours (s).
     this.ahead_s = 0;
@@ -64,8 +65,15 @@ export class Now {
   }
 
   found() {
-    if (this.lostAt === null) return;
+    if (this.lostAt === null && !this.isAsleep) return;
     this.lostAt = null;
+    this.isAsleep = false;
+    this.show();
+  }
+
+  /** Nobody has looked for a while, so nothing was asked for: what is shown is old until the server answers. */
+  sleep() {
+    this.isAsleep = true;
     this.show();
   }
 
@@ -83,11 +91,11 @@ export class Now {
       : status && this.trouble(status);
     trouble.hidden = !words;
     if (words && trouble.textContent !== words) put(trouble, words);
-    document.body.classList.toggle("stale", lostAt !== null);
-    const state = lostAt ? "server lost" : !status ? "Connecting…" : status.running ? (status.in_hand ? "reading" : "ready") : "daemon away";
+    document.body.classList.toggle("stale", lostAt !== null || this.isAsleep);
+    const state = lostAt ? "server lost" : this.isAsleep ? "catching up…" : !status ? "Connecting…" : status.running ? (status.in_hand ? "reading" : "ready") : "daemon away";
     const line = byId("state");
     if (line.textContent !== state) put(line, state);
-    line.dataset.state = lostAt || (status && !status.running) ? "bad" : status ? "good" : "";
+    line.dataset.state = lostAt || (status && !status.running) ? "bad" : status && !this.isAsleep ? "good" : "";
     this.tick();
   }
 
@@ -95,6 +103,9 @@ export class Now {
     if (!status.running) {
       const left = status.last_exit ? ` It was last heard of at ${moment(status.updated_at || status.last_exit.at)}.` : "";
       return `The daemon that reads the documents is not running. They wait until it is back.${left}`;
+    }
+    if (status.inboxes_hung?.length) {
+      return `An inbox does not answer: ${status.inboxes_hung.join(", ")}. Its documents are not listed; all others are read.`;
     }
     return status.problem ? `${status.problem.message}. ${status.problem.hint}` : "";
   }
@@ -115,6 +126,6 @@ export class Now {
     }
     if (byId("in-hand").textContent !== words) put(byId("in-hand"), words);
     const now_s = Date.now() / 1000 + this.ahead_s;
-    if (this.lostAt === null && now_s - this.curve.now_s > this.curve.step_s) this.curve.pass(now_s);
+    if (this.lostAt === null && !this.isAsleep && now_s - this.curve.now_s > this.curve.step_s) this.curve.pass(now_s);
   }
 }

@@ -8,6 +8,7 @@ const FORMATS = {
   alto: ["ALTO", ".alto.xml"], tsv: ["TSV", ".tsv"], overlay: ["Boxes on the page", ".overlay.jpg"],
 };
 const ZOOMS = [1, 1.5, 2, 3, 4];
+const AGAIN_MS = 15_000;
 const ENDED = new Set(["done", "failed"]);
 
 export class Result {
@@ -20,6 +21,7 @@ export class Result {
     this.picture = null;
     this.opening = null;
     this.marked = null;
+    this.againUntil = -Infinity;
     byId("previous").addEventListener("click", () => this.turn(-1));
     byId("next").addEventListener("click", () => this.turn(1));
     byId("page").addEventListener("change", (event) => this.go(Number(event.target.value)));
@@ -57,7 +59,7 @@ export class Result {
       byId("result-title").focus();
     }
     try {
-      if (isOther || !ENDED.has(this.file?.state)) await this.describe(opening.signal);
+      if (isOther || !ENDED.has(this.file?.state) || this.file.error) await this.describe(opening.signal);
       if (this.file.state === "done") await this.load(opening.signal);
     } catch (error) {
       if (!opening.signal.aborted) this.trouble(`${error.message}. ${error.hint || ""}`);
@@ -72,6 +74,7 @@ export class Result {
 
   forget() {
     this.file = this.page = this.marked = null;
+    this.againUntil = -Infinity;
     this.release();
     byId("sheet").replaceChildren();
     byId("lines").replaceChildren();
@@ -142,7 +145,8 @@ export class Result {
 
   /** Something about jobs has changed. */
   async changed() {
-    if (this.id === null || ENDED.has(this.file?.state)) return;
+    const isOver = ENDED.has(this.file?.state) && performance.now() > this.againUntil;
+    if (this.id === null || isOver) return;
     await this.open(this.id, this.number);
   }
 
@@ -150,7 +154,11 @@ export class Result {
     button.disabled = true;
     try {
       await ask(`v1/files/${this.id}/retry`, { method: "POST" });
-      await this.describe();
+      // The daemon sees that in a moment, and then the list changes.
+      this.againUntil = performance.now() + AGAIN_MS;
+      byId("result-trouble").hidden = true;
+      put(byId("result-about"), "waits");
+      byId("result-title").focus();
     } catch (error) {
       button.disabled = false;
       put(byId("result-trouble").querySelector(".refused"), `${error.message}. ${error.hint || ""}`);
