@@ -615,6 +615,7 @@ def test_pages_are_turned_and_an_address_leads_to_one(house: House, tab: Tab) ->
     assert page.locator("#sheet img").count() == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not page_house.AXE.is_file(),
     reason=f"NOT TESTED: there is no {page_house.AXE}: npm install --prefix .bench/axe axe-core",
@@ -689,6 +690,7 @@ def test_a_tab_that_nobody_sees_lets_go_of_its_connection(house: House, browser:
     tab.close()
 
 
+@pytest.mark.long
 def test_the_page_is_small_and_of_this_server_alone(house: House, browser: Any) -> None:
     done(house.settings.watch.inbox[0] / "one.png", "x")
     listed_ms = []
