@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
         logging={"file": "disk/log" if also_state else "log"},
     )
     files = [f"{number}.png" for number in range(8)]
-    with tmpfs(disk, "256k"):
+    with tmpfs(disk, "512k"):
         inbox.mkdir()
         content = dot(home / "good.png").read_bytes()
         for name in files:
@@ -346,7 +346,7 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
         for name in records(inbox):
             record(inbox / name)
         assert len(os.listdir(inbox)) == 18
-    print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
+    print(f"a full disk of 512 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
 
 
 @as_root
@@ -355,7 +355,7 @@ def test_a_full_disk_under_the_state_folder_keeps_nobody_from_starting(home: Pat
     disk = home / "disk"
     disk.mkdir()
     write_config(home, state_dir="disk/state")
-    with tmpfs(disk, "256k"):
+    with tmpfs(disk, "512k"):
         (disk / "state").mkdir()
         if second:
             with daemon(home) as running:
