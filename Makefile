@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run serve test test-long test-systemd test-openvino test-heic test-clients fuzz-http openvino heic bench check format lock models install uninstall clean help
+.PHONY: run serve test test-long screenshots test-systemd test-openvino test-cluster test-heic test-clients fuzz-http openvino heic cluster bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -44,6 +44,13 @@ test-openvino: $(INSTALLED) .bench/openvino/.installed ## run the tests of ocr.p
 test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
 	PYTHONPATH=.bench/heic $(BIN)/python -m pytest tests/test_helped.py $(ARGS)
 
+test-cluster: $(INSTALLED) .bench/cluster/.installed ## run the tests of several machines (redis-server)
+	PYTHONPATH=$(CURDIR)/.bench/cluster $(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
+
+screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew
+	@$(BIN)/ocr-watcher models pull --all
+	SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/test_page.py -k receipt
+
 test-clients: $(INSTALLED) .bench/clients/.installed ## run HTTP clients that are not among our libraries
 	PYTHONPATH=.bench/clients $(BIN)/python -m pytest tests/test_http_strangers.py $(ARGS)
 
@@ -53,6 +60,9 @@ fuzz-http: $(INSTALLED) .bench/schemathesis/.installed ## let Schemathesis loose
 openvino: $(INSTALLED) ## add OpenVINO to .venv: faster where the processor computes in bf16
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-openvino.lock
 	@$(BIN)/ocr-watcher doctor -c $(CONFIG) | grep provider
+
+cluster: $(INSTALLED) ## add what several machines need to .venv: Celery and the client of Redis
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements-cluster.lock
 
 heic: $(INSTALLED) ## add the decoder of HEIC photos to .venv; its wheels are GPLv2
 	@echo "pillow-heif is licensed BSD-3-Clause, but its wheels hold x265 and with it are GPLv2: mind that when you pass them on"
@@ -90,9 +100,11 @@ lock: $(INSTALLED) ## resolve the dependencies anew
 		--custom-compile-command "make lock" requirements-openvino.in -o requirements-openvino.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-deps \
 		--custom-compile-command "make lock" requirements-heic.in -o requirements-heic.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-deps \
+		--custom-compile-command "make lock" requirements-cluster.in -o requirements-cluster.lock
 
 clean: ## remove what the targets made, but no image, result or log
-	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/heic .bench/plot .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .bench/openvino .bench/cluster .bench/heic .bench/plot .bench/paddle-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed (paddlepaddle 3.2.2 has no wheels for others)"; exit 69; }
@@ -131,6 +143,12 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	@rm -rf $(@D)
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
 		--target $(@D) -r requirements-heic.lock
+	@touch $@
+
+.bench/cluster/.installed: requirements-cluster.lock | $(INSTALLED)
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+		--target $(@D) -r requirements-cluster.lock
 	@touch $@
 
 # Benchmarks draw with it. Not in $(VENV): PaddleX would import it at every start.

@@ -20,6 +20,7 @@ from ocr_watcher.privacy import cache_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ocr_watcher.cluster.overview import ClusterStatus
     from ocr_watcher.config import Settings
     from ocr_watcher.verbs.once import Summary
 
@@ -74,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="accepted and ignored: there is one consumer, more means more hosts",
     )
+    dispatch = verb("dispatch", _dispatch, "watch shared folders and offer their documents to other hosts")
+    bridge = verb("bridge", _bridge, "take documents of shared folders from the broker to this host's daemon")
+    for process in (dispatch, bridge):
+        process.add_argument(
+            "--metrics", type=_address, metavar="[HOST:]PORT", help="serve figures for Prometheus there"
+        )
+    bridge.add_argument("--name", help="by what the other hosts know this one (default: its host name)")
     verb("doctor", _doctor, "check this machine, the models and the folders, and read a test image")
     status = verb("status", _status, "tell what the service is doing, and how far it is")
     shown = status.add_mutually_exclusive_group()
@@ -117,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     pulled.add_argument("--all", action="store_true", help="every model of the catalogue")
     pulled.set_defaults(act=_models_pull)
     return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not 0 <= int(port) <= 65_535:
+        raise ValueError
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _port(text: str) -> int:
@@ -174,17 +189,51 @@ def _run(asked: argparse.Namespace) -> int:
     from ocr_watcher.service.assembly import make_engine
     from ocr_watcher.service.daemon import Daemon
 
+    return _serve_until_stopped(
+        "daemon", lambda: Daemon(settings, make_engine, lambda: configuration.load(asked.config)).run()
+    )
+
+
+def _dispatch(asked: argparse.Namespace) -> int:
+    settings = _load_for_cluster(asked)
+    from ocr_watcher.cluster.dispatch import Dispatch
+
+    return _serve_until_stopped("dispatch", lambda: Dispatch(settings, asked.metrics).run())
+
+
+def _bridge(asked: argparse.Namespace) -> int:
+    settings = _load_for_cluster(asked)
+    from ocr_watcher.cluster.bridge import Bridge
+
+    return _serve_until_stopped("bridge", lambda: Bridge(settings, asked.name, asked.metrics).run())
+
+
+def _load_for_cluster(asked: argparse.Namespace) -> Settings:
+    from ocr_watcher import log
+
+    settings = config.load(asked.config)
+    # Not into logging.file: one process writes and rotates that, the daemon.
+    log.set_up(settings.logging.level, None, 1, 1)
+    return settings
+
+
+def _serve_until_stopped(service: str, run: Callable[[], ExitCode]) -> int:
+    """Run a service; what ends it is told by the log, as events of its name."""
+    from ocr_watcher import log
+
     logger = log.get()
+    failed, bug, exiting = (f"{service}.{what}" for what in ("failed", "bug", "exiting"))
     try:
-        return Daemon(settings, make_engine, lambda: configuration.load(asked.config)).run()
+        return run()
     except ServiceError as error:
         # A traceback would say nothing that the message does not.
-        logger.error("daemon.failed", message=str(error), hint=error.hint, pid=os.getpid())  # noqa: TRY400 - see above
-        logger.info("daemon.exiting", reason=str(error), exit_code=int(error.exit_code), pid=os.getpid())
+        logger.error(failed, message=str(error), hint=error.hint, pid=os.getpid())  # noqa: TRY400 - see above
+        logger.info(exiting, reason=str(error), exit_code=int(error.exit_code), pid=os.getpid())
         return error.exit_code
     except Exception:
-        logger.exception("daemon.bug", hint="This is a bug in ocr-watcher: please report it with this line.")
-        logger.info("daemon.exiting", reason="unexpected error", exit_code=int(ExitCode.BUG))
+        hint = "This is a bug in ocr-watcher: please report it with this line."
+        logger.exception(bug, hint=hint)
+        logger.info(exiting, reason="unexpected error", exit_code=int(ExitCode.BUG))
         return ExitCode.BUG
 
 
@@ -389,7 +438,7 @@ def _status(asked: argparse.Namespace) -> int:
         return _show_failed(settings)
     if asked.watch:
         return _watch_status(settings)
-    now = status.collect(settings)
+    now = status.collect(settings, _cluster(settings))
     print(json.dumps(now.as_json()) if asked.json else "\n".join(status.in_words(now)))
     return ExitCode.OK
 
@@ -404,6 +453,15 @@ def _show_failed(settings: Settings) -> int:
     return ExitCode.OK
 
 
+def _cluster(settings: Settings) -> ClusterStatus | None:
+    """What hosts say of themselves, where there are several."""
+    if not settings.cluster.is_on:
+        return None
+    from ocr_watcher.cluster import overview
+
+    return overview.look(settings)
+
+
 def _watch_status(settings: Settings) -> int:
     import time
 
@@ -412,8 +470,9 @@ def _watch_status(settings: Settings) -> int:
     clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            print(clear + "\n".join(status.in_words(status.collect(settings))), flush=True)
-            time.sleep(1)
+            now = status.collect(settings, _cluster(settings))
+            print(clear + "\n".join(status.in_words(now)), flush=True)
+            time.sleep(0 if settings.cluster.is_on else 1)  # whoever listens waits meanwhile
     return ExitCode.OK
 
 

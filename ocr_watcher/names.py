@@ -171,6 +171,15 @@ def is_claim(name: str) -> bool:
     return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_CLAIM_SUFFIX)
 
 
+# -- on a share and in the spool of a bridge ---------------------------------------------------
+
+SHARE_MARK: Final = ".ocr-watcher-share"
+"""Says which share a folder is; see `cluster.roots`."""
+SHARE_PROBE: Final = ".ocr-watcher-probe"
+"""What `doctor` puts into a root, to see whether the other hosts see it."""
+ERRAND: Final = ".errand"
+"""In a folder of a bridge's spool: whose document is in it."""
+
 # -- in the spool of the HTTP server -----------------------------------------------------------
 
 _STEM = re.compile(r"[0-9a-f]{32}")
@@ -217,9 +226,39 @@ def stem_in(name: str) -> str | None:
     return match[0] if match is not None and match.string[match.end() :].startswith(".") else None
 
 
+SHOWN_BY_BROWSERS: Final = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".avif")
+"""Extensions of documents that browsers show as they are, where they have one page."""
+PREVIEWS: Final = ".previews"
+"""The folder in the spool with a folder for each document that has previews."""
+
+
+RETRIES: Final = ".retries"
+"""The folder in the spool with notes of documents that are to be read again."""
+
+
+def previews_of(document: str, version: tuple[int, int], *, in_spool: bool) -> str:
+    """The folder in `PREVIEWS` for a document (a path) of this size and modification time.
+
+    That of a document in the spool is named like its other files.
+    """
+    if in_spool:
+        return os.path.basename(document).partition(".")[0]
+    told = f"{document}\0{version[0]}\0{version[1]}".encode("utf-8", "surrogateescape")
+    return "f" + hashlib.sha256(told).hexdigest()[:32]
+
+
+def preview_of(page: int) -> str:
+    """The preview of a page, from 0."""
+    return f"{page + 1}.jpg"
+
+
 # -- in the state folder -----------------------------------------------------------------------
 
 JOURNAL: Final = "journal.sqlite3"
 STATUS: Final = "status.json"
 LOCK: Final = "lock"
 REREAD: Final = "reread.json"
+DISPATCH_SUFFIX: Final = "-dispatch"
+"""Added to the name of the state folder: that of a dispatcher."""
+BRIDGE_LOCK: Final = "bridge.lock"
+"""In a bridge's spool: held by the one that works on it."""

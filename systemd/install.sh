@@ -6,7 +6,8 @@
 #   systemd/install.sh uninstall --purge    those too
 #
 # Running `install` again upgrades: the configuration stays as it is, but for what folders.sh must change (it says
-# what). PYTHON chooses the interpreter, OPENVINO=1 adds OpenVINO, HEIC=1 the decoder of HEIC photos (GPLv2 wheels).
+# what). PYTHON chooses the interpreter, OPENVINO=1 adds OpenVINO, HEIC=1 the decoder of HEIC photos (GPLv2 wheels),
+# CLUSTER=1 what several hosts need (Celery and the client of Redis).
 set -euo pipefail
 
 source_dir=$(cd "$(dirname "$0")/.." && pwd)
@@ -35,7 +36,8 @@ find_python() {
 units_at_work() {
     systemd_runs || return 0
     systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating \
-        ocr-watcher.service 'ocr-watcher@*.service' ocr-watcher-http.service | cut -d ' ' -f 1
+        ocr-watcher.service 'ocr-watcher@*.service' ocr-watcher-http.service ocr-watcher-dispatch.service \
+        ocr-watcher-bridge.service | cut -d ' ' -f 1
 }
 
 # The main instance and every NAME that has a configuration or a folder.
@@ -73,6 +75,9 @@ install_service() {
     if [ -n "${OPENVINO:-}" ]; then
         "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-openvino.lock"
     fi
+    if [ -n "${CLUSTER:-}" ]; then
+        "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-cluster.lock"
+    fi
     if [ -n "${HEIC:-}" ]; then
         "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-heic.lock"
     fi
@@ -96,7 +101,8 @@ install_service() {
     lay_out_folders
     # The server's stays switched off until somebody enables it. Its socket is not touched: connections wait there.
     install -m 0644 "$source_dir/systemd/ocr-watcher.service" "$source_dir/systemd/ocr-watcher@.service" \
-        "$source_dir/systemd/ocr-watcher-http.socket" "$source_dir/systemd/ocr-watcher-http.service" "$units/"
+        "$source_dir/systemd/ocr-watcher-http.socket" "$source_dir/systemd/ocr-watcher-http.service" \
+        "$source_dir/systemd/ocr-watcher-dispatch.service" "$source_dir/systemd/ocr-watcher-bridge.service" "$units/"
     trap - EXIT
     if systemd_runs; then
         systemctl daemon-reload
@@ -125,17 +131,20 @@ uninstall_service() {
     [ -z "$at_work" ] || systemctl stop $at_work
     # Enabled instances are known by their links only: systemctl takes no pattern here.
     if systemd_runs; then systemctl stop ocr-watcher-http.socket || true; fi
-    for unit in ocr-watcher.service ocr-watcher-http.service ocr-watcher-http.socket "$units"/*.wants/ocr-watcher@*.service; do
+    for unit in ocr-watcher.service ocr-watcher-http.service ocr-watcher-http.socket \
+        ocr-watcher-dispatch.service ocr-watcher-bridge.service "$units"/*.wants/ocr-watcher@*.service; do
         unit=${unit##*/}
         case "$unit" in *\**) continue ;; esac
         if systemd_runs; then systemctl disable "$unit" || true; else systemctl --root=/ disable "$unit" || true; fi
     done
     rm -f "$units/ocr-watcher.service" "$units/ocr-watcher@.service" /usr/local/bin/ocr-watcher
     rm -f "$units/ocr-watcher-http.socket" "$units/ocr-watcher-http.service"
+    rm -f "$units/ocr-watcher-dispatch.service" "$units/ocr-watcher-bridge.service"
     rm -rf "$prefix" /var/cache/ocr-watcher /var/cache/ocr-watcher-*
     if systemd_runs; then systemctl daemon-reload; fi
 
-    local kept=(/etc/ocr-watcher "$units"/ocr-watcher.service.d "$units"/ocr-watcher-http.*.d "$units"/ocr-watcher@*.service.d)
+    local kept=(/etc/ocr-watcher "$units"/ocr-watcher.service.d "$units"/ocr-watcher-http.*.d "$units"/ocr-watcher-dispatch.service.d \
+        "$units"/ocr-watcher-bridge.service.d "$units"/ocr-watcher@*.service.d)
     for path in "${folders[@]}"; do kept+=("$path" "$path"-*); done
     if [ "${1:-}" = --purge ]; then
         rm -rf "${kept[@]}"

@@ -10,7 +10,8 @@ the working folder says that an image is in hand.
 Around the engine: `FAKE_HANDLER_RAISES` is part of the names whose events the handler fails over;
 `FAKE_DIES` is the thread (`dispatcher`, `reader`, `emitter`, `consumer`) that ends at the next event or job
 once there is a file `die` in the working folder; with `FAKE_CLOCK` the wall clock jumps about
-at every look; `FAKE_PAUSE_S` is the first pause before a file is tried again, `FAKE_TURN_S`
+at every look, with `FAKE_CLOCK_S` it is wrong by so much;
+`FAKE_PAUSE_S` is the first pause before a file is tried again, `FAKE_TURN_S`
 how long a document may keep others waiting, `FAKE_CONFIG_S` how often the configuration file is looked at,
 `FAKE_HUNG_S` how long an inbox may be silent
 (a quarter of it at the start, to say where its path leads); with `FAKE_TICKS`
@@ -142,16 +143,23 @@ def _set_up() -> None:
         _before(*_STEPS[dies], _die)
     if "FAKE_CLOCK" in os.environ:
         time.time = lambda: random.uniform(0, 4e9)  # noqa: S311 - any moment until 2096
-    if pause := os.environ.get("FAKE_PAUSE_S"):
-        intake._FIRST_PAUSE_S = float(pause)
-    if hung := os.environ.get("FAKE_HUNG_S"):
-        daemon._HUNG_S = float(hung)
-        real_path._PATIENCE_S = float(hung) / 4
+    if wrong_by := os.environ.get("FAKE_CLOCK_S"):
+        right = time.time
+        time.time = lambda: right() + float(wrong_by)
     if "FAKE_TICKS" in os.environ:
         _time_turns(daemon.Daemon, "_tick")
         _time_turns(keeper.Keeper, "_tick")
     if pid := os.environ.get("FAKE_STOP"):
         _before(attempt.Attempt, "_open", lambda *_: _stop(int(pid)))
+    _set_times()
+
+
+def _set_times() -> None:
+    if pause := os.environ.get("FAKE_PAUSE_S"):
+        intake._FIRST_PAUSE_S = float(pause)
+    if hung := os.environ.get("FAKE_HUNG_S"):
+        daemon._HUNG_S = float(hung)
+        real_path._PATIENCE_S = float(hung) / 4
     if config_s := os.environ.get("FAKE_CONFIG_S"):
         daemon._CONFIG_S = float(config_s)
     if turn := os.environ.get("FAKE_TURN_S"):

@@ -40,7 +40,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(
 )
 
 # Behind this checkout what the tests were told to find, such as OpenVINO or the decoder of HEIC.
-_PYTHONPATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+PYTHONPATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass
@@ -183,7 +183,7 @@ class Process:
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": _PYTHONPATH, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, **(environment or {})},
         )
 
     @property
@@ -193,6 +193,10 @@ class Process:
     @property
     def ended(self) -> bool:
         return self._process.poll() is not None
+
+    @property
+    def code(self) -> int | None:
+        return self._process.returncode
 
     @property
     def text(self) -> str:

@@ -403,7 +403,7 @@ SECTION_KEYS = {
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
 }
-TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir, http"
+TOP = "watch, queue, image, pdf, ocr, output, memory, retry, logging, state_dir, http, cluster"
 
 
 @pytest.mark.parametrize(

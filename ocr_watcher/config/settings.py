@@ -363,6 +363,43 @@ class LoggingSettings(Section):
     backups: int = Field(default=5, ge=0, le=1000)
 
 
+_BROKERS = ("redis://", "rediss://", "sentinel://", "amqp://", "amqps://")
+# The dispatcher tells lost jobs by heartbeats within seconds. What the broker does by itself comes later, and
+# must not come while a document is still read: see `cluster.bridge`.
+_MIN_VISIBILITY_S = 4.0
+
+
+def _broker(value: str) -> str:
+    if not value.startswith(_BROKERS):
+        raise _refused(f"must be a URL that begins with {', '.join(_BROKERS[:-1])} or {_BROKERS[-1]}")
+    return value
+
+
+def _root_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
+        raise _refused("must be a name of small letters, digits, - and _")
+    return value
+
+
+class ClusterSettings(Section):
+    """Work on several machines. `roots` are the shared folders: a name all hosts know, and where it is here.
+
+    `spool` is where a bridge puts what the daemon of its host is to read.
+    """
+
+    broker: Annotated[_Text, AfterValidator(_broker)] | None = Field(default=None, repr=False)
+    roots: Annotated[dict[Annotated[str, AfterValidator(_root_name)], _Folder], BeforeValidator(_mapping)] = (
+        Field(default_factory=dict)
+    )
+    spool: _Folder = Field(default=".ocr-watcher-cluster", validate_default=True)
+    visibility_timeout_s: float = Field(default=1800.0, ge=_MIN_VISIBILITY_S, le=_DAY_S)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this host takes part."""
+        return self.broker is not None
+
+
 _LOOPBACK_NAMES = ("localhost",)
 
 
@@ -390,6 +427,11 @@ class HttpSettings(Section):
     max_waiting: int = Field(default=64, ge=1, le=100_000)
     wait_s: float = Field(default=50.0, ge=0, le=3600)
     keep_s: float = Field(default=3600.0, ge=1, le=365 * _DAY_S)
+
+    @property
+    def shows_folders(self) -> bool:
+        """Whether documents that came by folder are shown."""
+        return is_loopback(self.host) if self.show_folders is None else self.show_folders
 
     @field_validator("api_keys_file")
     @classmethod
@@ -419,6 +461,7 @@ class Settings(Section):
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     state_dir: _Folder = Field(default=".ocr-watcher", validate_default=True)
     http: HttpSettings | None = None
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     source: Path | None = Field(default=None, exclude=True)
 
     def served(self, host: str | None = None, port: int | None = None) -> HttpSettings:
@@ -479,14 +522,55 @@ class Settings(Section):
         watch: WatchSettings | None = info.data.get("watch")
         others = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
         for other in others:
-            if other is not None and (_is_inside(http.spool, other) or _is_inside(other, http.spool)):
+            if other is not None and _are_near(http.spool, other):
                 raise _refused(f"must be a folder apart from {other}", at=("http", "spool"))
         return http
+
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _cluster_spool_beside_state(cls, cluster: object, info: ValidationInfo) -> object:
+        """Put the spool beside the state folder where it is not set."""
+        if not isinstance(cluster, dict) or "spool" in cluster or "state_dir" not in info.data:
+            return cluster
+        return {**cluster, "spool": f"{info.data['state_dir']}-cluster"}
+
+    @field_validator("cluster")
+    @classmethod
+    def _cluster_apart(cls, cluster: ClusterSettings, info: ValidationInfo) -> ClusterSettings:
+        """Refuse folders in which a document would be found twice, or by the wrong process."""
+        if cluster.broker is None:
+            return cluster
+        if not cluster.roots:
+            raise _refused("must name at least one shared folder, name: folder", at=("cluster", "roots"))
+        watch: WatchSettings | None = info.data.get("watch")
+        output: OutputSettings | None = info.data.get("output")
+        http: HttpSettings | None = info.data.get("http")
+        local = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
+        local += [] if http is None else [http.spool]
+        for name, root in cluster.roots.items():
+            others = [other for key, other in cluster.roots.items() if key != name]
+            for other in (*local, *others):
+                if other is not None and _are_near(root, other):
+                    text = f"must be apart from {other}: a document in both would be read twice"
+                    raise _refused(text, at=("cluster", "roots", name))
+            for key in ("folder", "archive"):
+                tree: Path | None = getattr(output, key, None)
+                if tree is not None and _is_inside(tree, root):
+                    raise _refused(f"must be outside {name}, a root of the cluster", at=("output", key))
+        for other in (*local, *cluster.roots.values()):
+            if other is not None and _are_near(cluster.spool, other):
+                raise _refused(f"must be a folder apart from {other}", at=("cluster", "spool"))
+        return cluster
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.model_dump() == other.model_dump()
 
     __hash__ = None  # type: ignore[assignment] # `ocr.params` is a dictionary, which has no hash
+
+
+def _are_near(one: Path, other: Path) -> bool:
+    """Whether two folders are the same, or one is in the other."""
+    return _is_inside(one, other) or _is_inside(other, one)
 
 
 def _inbox_around(folder: Path, info: ValidationInfo) -> Path | None:

@@ -1,7 +1,7 @@
 """Where the records and outputs of a document are: beside it, or in a tree that mirrors the inbox.
 
-With several inboxes each has a folder of its name in the tree. A document that is in no inbox, because it was
-named on the command line, has its records beside it.
+With several inboxes each has a folder of its name in the tree, and so has every root of a cluster. A document
+that is in no inbox, because it was named on the command line, has its records beside it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Places:
-    """The inboxes, and the trees of `output.folder` and `output.archive` (None: there is none)."""
+    """The inboxes, and the trees of `output.folder` and `output.archive` (None: there is none).
+
+    `root_names` is what the inboxes are called in the trees, where they are roots of a cluster.
+    """
 
     inboxes: tuple[Path, ...] = ()
     folder: Path | None = None
     archive: Path | None = None
+    root_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> Places:
@@ -41,6 +45,13 @@ class Places:
         output = settings.output
         archive = output.archive if output.on_success == "archive" else None
         return cls(settings.watch.inbox, output.folder, archive)
+
+    @classmethod
+    def of_roots(cls, settings: Settings) -> Places:
+        """Those of the roots of a cluster. A host may have some of the roots only, each somewhere else."""
+        found = cls.of(settings)
+        roots = settings.cluster.roots
+        return cls(tuple(roots.values()), found.folder, found.archive, tuple(roots))
 
     @property
     def trees(self) -> tuple[Path, ...]:
@@ -155,6 +166,8 @@ class Places:
 
     def _own(self, prefix: str) -> tuple[str, ...]:
         """The folder that an inbox has for itself."""
+        if self.root_names:
+            return (self.root_names[self._prefixes.index(prefix)],)
         return () if len(self.inboxes) == 1 else (os.path.basename(prefix.rstrip(os.sep)),)
 
     def _below_an_inbox(self, path: str) -> tuple[str, ...] | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from ocr_watcher.config import Settings
+
 # A close-after-write says that one writer has finished. Some writers open and close a file for
 # every chunk, so the file must also stand still for a moment; 20 ms is far below what a person
 # notices and above the gap of a writer that goes on at once. Where the guess is wrong, the worker
@@ -64,6 +66,11 @@ class Rules:
             return False
         document = names.document_of_output(name)
         return document is None or not (self.wants(document) or names.is_shortened(document))
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The rules of a configuration."""
+    return Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
 
 
 @dataclass(frozen=True)

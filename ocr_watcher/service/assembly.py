@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ocr_watcher.config import HttpSettings, Settings
+    from ocr_watcher.config import Settings
     from ocr_watcher.config.settings import OcrSettings
     from ocr_watcher.job import Job
     from ocr_watcher.jobs.observers import Observer
@@ -150,6 +150,7 @@ def build(
         others_wait=others_wait,
         somebody_hurries=somebody_hurries,
         spool=settings.http.spool if settings.http is not None else None,
+        shows_folders=settings.http is not None and settings.http.shows_folders,
         places=places,
         formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
         words=settings.output.words,
@@ -198,11 +199,6 @@ def line_orientation_model(ocr: OcrSettings) -> Path | None:
     return models.line_orientation_file(ocr.model_store)
 
 
-def rules(settings: Settings) -> Rules:
-    """What counts as a document by its name, and how long it must stand still."""
-    return Rules.of(settings.watch.extensions, settings.watch.ignore, settings.watch.settle_s)
-
-
 def needs_words(settings: Settings) -> bool:
     """Whether lines must have words: for the sidecar, for a further format, or for who may ask by HTTP."""
     formats = settings.output.formats
@@ -238,20 +234,33 @@ def settings_key(settings: Settings, facts: EngineFacts) -> str:
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def spool(http: HttpSettings) -> Path:
-    """The inbox of what comes by HTTP, made where it is missing. Raises `UnavailableError`."""
+def make_spool(folder: Path, key: str) -> Path:
+    """A spool, made where it is missing; `key` is its setting. Raises `UnavailableError`."""
     try:
-        http.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UnavailableError(
-            f"cannot make the spool {http.spool}: {error.strerror}",
-            hint="Set http.spool to a folder that the service may write.",
+            f"cannot make the spool {folder}: {error.strerror}",
+            hint=f"Set {key} to a folder that the service may write.",
         ) from error
-    return http.spool
+    return folder
+
+
+def bridge_habits(settings: Settings) -> Habits:
+    """How a bridge's spool is watched. As the server does, it renames into it what is whole."""
+    watch = settings.watch
+    return Habits(
+        Rules.of(watch.extensions, watch.ignore, 0.0),
+        watch.mode,
+        recursive=True,
+        poll_interval_s=min(watch.poll_interval_s, _SPOOL_POLL_S),
+        rescan_interval_s=watch.rescan_interval_s,
+        queue_size=settings.queue.max_size,
+    )
 
 
 def spool_habits(settings: Settings) -> Habits:
-    """How the spool is watched: the server renames into it what is whole, so nothing has to settle."""
+    """How the server's spool is watched: it renames into it what is whole, so nothing has to settle."""
     watch = settings.watch
     return Habits(
         Rules.of(names.SPOOL_EXTENSIONS, (".*",), 0.0),

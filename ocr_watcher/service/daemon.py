@@ -20,6 +20,7 @@ from ocr_watcher import __version__, log, names
 from ocr_watcher.errors import ExitCode, JobTimeoutError, ServiceError
 from ocr_watcher.inbox.keeper import Habits, Keeper
 from ocr_watcher.inbox.places import Places
+from ocr_watcher.inbox.ready import rules_of
 from ocr_watcher.inbox.timing import Bell, Timer
 from ocr_watcher.inputs import table
 from ocr_watcher.jobs.lanes import Lanes
@@ -28,6 +29,7 @@ from ocr_watcher.service.config_watch import ConfigWatch
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Load, Reporter
+from ocr_watcher.service.retries import Retries
 from ocr_watcher.service.signals import Signals, name_of
 from ocr_watcher.service.suspension import Suspensions
 from ocr_watcher.service.told import StatusFile
@@ -119,7 +121,7 @@ class Daemon:
         """A keeper for each inbox, which has opened it; one that does not answer is not waited for long."""
         watch = self._settings.watch
         habits = Habits(
-            assembly.rules(self._settings),
+            rules_of(self._settings),
             watch.mode,
             watch.recursive,
             watch.poll_interval_s,
@@ -130,8 +132,11 @@ class Daemon:
         wish = reread.requested(self._settings)
         kept = [(inbox, habits, places) for inbox in watch.inbox]
         if self._settings.http is not None:
-            spool = assembly.spool(self._settings.http)
+            spool = assembly.make_spool(self._settings.http.spool, "http.spool")
             kept.append((spool, assembly.spool_habits(self._settings), Places()))
+        if self._settings.cluster.is_on:
+            spool = assembly.make_spool(self._settings.cluster.spool, "cluster.spool")
+            kept.append((spool, assembly.bridge_habits(self._settings), Places()))
         keepers = tuple(
             Keeper(
                 inbox,
@@ -185,6 +190,8 @@ class Daemon:
         for keeper in self._keepers:
             keeper.go()
         consumer.start()
+        if settings.http is not None:
+            Retries(settings, settings.http.spool, self._log).start()
         self._wait_for(self._keepers, Keeper.wait_until_watching, _WATCHING_S)
         self._log.info(
             "daemon.ready",

@@ -78,6 +78,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         ("state folder", _state),
         ("log folder", _log_folder),
         ("watching", _watching),
+        ("cluster", _cluster),
         ("memory", _memory),
         ("ocr", _ocr),
     ):
@@ -277,6 +278,14 @@ def _inotify(inbox: Path, *, recursive: bool) -> Check:
         fix = f"sysctl fs.inotify.max_user_watches={max(65536, folders * 4)}"
         return Check("warn", "inotify", f"{folders} folders of {limit} watches that one user may have", fix)
     return Check("ok", "inotify", f"{folders} folder{'s' if folders > 1 else ''}, limit {limit}")
+
+
+def _cluster(settings: Settings) -> Iterator[Check]:
+    if settings.cluster.is_on:
+        from ocr_watcher.cluster import examination  # noqa: PLC0415 - needs libraries that are an extra
+
+        for found in examination.examine(settings):
+            yield Check(found.verdict, found.name, found.found, found.fix)
 
 
 def _memory(settings: Settings) -> Iterator[Check]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from ocr_watcher import log
 from ocr_watcher.inbox.intake import Intake
 from ocr_watcher.inbox.places import Places
-from ocr_watcher.inbox.ready import kind_of
+from ocr_watcher.inbox.ready import kind_of, rules_of
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.inbox.scan import Scan
 from ocr_watcher.inbox.unwanted import Told, Unwanted, head_of
@@ -99,7 +99,7 @@ def do_files(
     queue: deque[Job] = deque()
     with _Run.of(settings, make_engine, progress, queue) as run:
         lookup = Places.of(settings).lookup
-        queue.extend(_jobs(assembly.rules(settings), lookup, paths, run.summary))
+        queue.extend(_jobs(rules_of(settings), lookup, paths, run.summary))
         while queue and not run.is_over:
             run.do(queue.popleft())
     return run.summary
@@ -234,7 +234,7 @@ class _Drain:
         places = Places.of(settings)
         self._intake = Intake(
             settings.watch.inbox,
-            assembly.rules(settings),
+            rules_of(settings),
             queue_size=settings.queue.max_size,
             offer=self._offer,
             clock=time.monotonic,
@@ -265,7 +265,7 @@ class _Drain:
         watch = self._settings.watch
         scan = Scan(
             watch.inbox,
-            assembly.rules(self._settings),
+            rules_of(self._settings),
             self._intake,
             recursive=watch.recursive,
             log=log.get(),

@@ -33,6 +33,7 @@ from ocr_watcher.service.told import StatusFile, Told
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ocr_watcher.cluster.overview import ClusterStatus, HostStatus
     from ocr_watcher.config import Settings
     from ocr_watcher.inbox.records import RecordedError
     from ocr_watcher.service.told import InHand, LastError, LastExit, QueueState, SinceStart
@@ -84,6 +85,7 @@ class ServiceStatus:
     config_changed: bool
     outdated: int
     unknown_settings: int
+    cluster: ClusterStatus | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `status --json` prints."""
@@ -98,8 +100,11 @@ class FailedFile:
     error: RecordedError
 
 
-def collect(settings: Settings) -> ServiceStatus:
-    """Look at a service. Raises `UnavailableError` where the state folder may not be read."""
+def collect(settings: Settings, cluster: ClusterStatus | None = None) -> ServiceStatus:
+    """Look at a service; `cluster` is what was heard of the hosts.
+
+    Raises `UnavailableError` where the state folder may not be read.
+    """
     pid = lock.running(settings.state_dir)
     told = StatusFile(settings.state_dir / names.STATUS).read()
     now = told if pid is not None and told.pid == pid else Told()
@@ -131,6 +136,7 @@ def collect(settings: Settings) -> ServiceStatus:
         config_changed=now.config_changed,
         outdated=counted.outdated,
         unknown_settings=counted.unknown_settings,
+        cluster=cluster,
     )
 
 
@@ -354,7 +360,34 @@ def in_words(status: ServiceStatus) -> list[str]:
         left = status.last_exit
         lines.append(f"last exit    {_time(left.at)} code {left.exit_code}: {one_line(left.reason)}")
     lines += [f"trouble      {one_line(trouble)}" for trouble in status.troubles]
+    if status.cluster is not None:
+        lines += _cluster_in_words(status.cluster)
     return lines
+
+
+def _cluster_in_words(cluster: ClusterStatus) -> list[str]:
+    if cluster.trouble:
+        return [f"cluster      {one_line(cluster.trouble)}"]
+    queued = ", ".join(f"{root} {count}" for root, count in (cluster.queued or {}).items())
+    lines = [f"cluster      in the broker: {queued}"]
+    lines += [
+        f"dispatch     {one_line(one.name)}: {', '.join(one.roots)}; "
+        f"{one.window} of {one.window_size} in hand, {one.done} done, {one.failed} failed, "
+        f"{one.lost} offered again; RSS {one.rss_mb:.0f} MiB"
+        for one in cluster.dispatchers
+    ] or ["trouble      no dispatcher was heard: nothing new is offered to the hosts"]
+    lines += [f"host         {_host_in_words(host)}" for host in cluster.hosts] or [
+        "trouble      no host was heard"
+    ]
+    return lines
+
+
+def _host_in_words(host: HostStatus) -> str:
+    daemon = "its daemon is away"
+    if host.daemon:
+        daemon = f"RSS {host.rss_mb:.0f} of {host.rss_limit_mb} MiB, {host.queue} queued"
+    closed = "".join(f"; takes nothing of {one_line(why)}" for why in host.closed)
+    return f"{one_line(host.name)}: {host.in_hand} in hand, {host.done} jobs ended; {daemon}{closed}"
 
 
 def failed_in_words(failure: FailedFile) -> list[str]:
