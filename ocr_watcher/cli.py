@@ -190,7 +190,7 @@ def _run(asked: argparse.Namespace) -> int:
     from ocr_watcher.service.daemon import Daemon
 
     return _serve_until_stopped(
-        "daemon", lambda: Daemon(settings, make_engine, lambda: configuration.load(asked.config)).run()
+        "daemon", lambda: Daemon(settings, make_engine, lambda: configuration.load_to_run(asked.config)).run()
     )
 
 
@@ -514,9 +514,7 @@ def _read_again(settings: Settings) -> int:
         if not now.running:
             print("ocr-watcher is not running: at its next start")
         elif now.config_changed:
-            print(
-                "ocr-watcher still runs with its former settings: `systemctl reload ocr-watcher`, or SIGHUP"
-            )
+            print("ocr-watcher still runs with its former settings: `systemctl reload`, or stop and start it")
     else:
         print("no file was read with other settings")
     if now.unknown_settings:

@@ -307,6 +307,19 @@ def test_a_hangup_with_mistakes_in_the_configuration_tells_them_and_goes_on(home
         assert running.wait() == 75
 
 
+def test_a_hangup_does_not_make_way_for_a_daemon_that_could_not_start(home: Path) -> None:
+    with daemon(home) as running:
+        running.wait_for("daemon.ready")
+        write_config(home, ocr={"model_store": "none"})
+        running.signal(signal.SIGHUP)
+        (rejected,) = running.wait_for("config.rejected")
+        assert "PP-OCRv6_small is not in the model store" in rejected["message"]
+        assert "models pull" in rejected["hint"]
+        dot(home / "inbox" / "a.png")
+        running.wait_for("ocr.done")
+        assert running.stop() == 0
+
+
 def test_a_changed_configuration_is_told_once(home: Path) -> None:
     here = config.load(home / "config.yaml")
 

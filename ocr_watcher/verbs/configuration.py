@@ -40,6 +40,18 @@ def load(path: Path | None) -> Settings:
     return config.load(path, CHECKS)
 
 
+def load_to_run(path: Path | None) -> Settings:
+    """The configuration that a running daemon would start afresh with; its model is there too.
+
+    Raises:
+        ConfigError: see `config.load`.
+        UnavailableError: the model is missing or damaged: a daemon with this configuration would not start.
+    """
+    settings = load(path)
+    _check_model(settings.ocr)
+    return settings
+
+
 def load_existing(path: Path | None, *, service_files: str = SERVICE_FILES) -> Settings:
     """The configuration of a service that is asked about.
 
@@ -119,20 +131,23 @@ def remarks(settings: Settings) -> Iterator[Remark]:
 
 def _about_model(ocr: OcrSettings) -> Iterator[Remark]:
     try:
-        spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
+        spec = _check_model(ocr)
     except UnavailableError as error:
         yield _missing(str(error), error.hint)
         return
-    if ocr.upside_down_lines and not ocr.params.get("use_textline_orientation"):
-        try:
-            models.line_orientation_file(ocr.model_store)
-        except UnavailableError as error:
-            yield _missing(str(error), error.hint)
     if spec.source == "paddleocr":
         yield Remark(
             f"PaddleOCR downloads the model {spec.name} at the first start, if it does not have it yet; "
             "it was not checked whether there is such a model"
         )
+
+
+def _check_model(ocr: OcrSettings) -> models.ModelSpec:
+    """The configured model; raises `UnavailableError` where files of it are missing or damaged."""
+    spec = models.resolve(ocr.model, ocr.model_store, ocr.engine, ocr.lang)
+    if ocr.upside_down_lines and not ocr.params.get("use_textline_orientation"):
+        models.line_orientation_file(ocr.model_store)
+    return spec
 
 
 def _missing(text: str, hint: str = "") -> Remark:

@@ -323,13 +323,13 @@ def in_words(status: ServiceStatus) -> list[str]:
     if status.queue is not None:
         queue = status.queue
         lines.append(
-            f"queue        {queue.size} of {queue.max_size}, {queue.settling} settling; "
+            f"queue        {queue.size} of {queue.max_size}, {queue.settling} settling or to be tried again; "
             f"{_reading(status.in_hand)}"
         )
     config = status.config or "built-in defaults; -c names a configuration"
     lines.append(f"inbox        {', '.join(map(one_line, status.inbox))} ({one_line(config)})")
     if status.config_changed:
-        lines.append("             changed since the start: `systemctl reload` or SIGHUP applies it")
+        lines.append("             changed since the start: `systemctl reload`, or stop and start it")
     lines += [
         f"trouble      the service gets no answer from {one_line(inbox)}" for inbox in status.inboxes_hung
     ]
