@@ -320,17 +320,18 @@ class Daemon:
         change = self._config_watch.look()
         if change is None:
             return
+        apply = f"`systemctl reload ocr-watcher` or `kill -HUP {os.getpid()}` applies it."
+        if self._on_terminal:
+            apply = "Stop this with Ctrl-C and start it again."
         say = self._log.warning if change.mistakes else self._log.info
         say(
             "config.changed",
             config=str(self._settings.source),
             applied=False,
-            message=f"it was changed, and has mistakes: {change.mistakes}"
+            message=f"it was changed, and cannot be used: {change.mistakes}"
             if change.mistakes
             else "it was changed; this process goes on with what it was started with",
-            hint="Stop this with Ctrl-C and start it again."
-            if self._on_terminal
-            else f"`systemctl reload ocr-watcher` or `kill -HUP {os.getpid()}` applies it.",
+            hint=f"Correct it first. {apply}" if change.mistakes else apply,
         )
 
     def _look_for_wish(self) -> None:
