@@ -508,8 +508,8 @@ def _read_again(settings: Settings) -> int:
     if now.outdated:
         reread.request(settings)
         print(
-            f"{now.outdated} file{'s' if now.outdated > 1 else ''} will be read again, one at a time beside new "
-            "ones; results stay until then"
+            f"{now.outdated} file{'s' if now.outdated > 1 else ''} will be read again, one at a time "
+            "beside new ones; results stay until then"
         )
         if not now.running:
             print("ocr-watcher is not running: at its next start")
