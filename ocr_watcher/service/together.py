@@ -1,7 +1,7 @@
-"""Daemon and server under one roof, for machines without a service manager: `make serve`.
+"""The daemon and one process beside it under one roof, where there is no service manager.
 
-Two processes, as ever. The daemon is started again when it asks for that (75). The end of either, or one
-Ctrl-C, is the end of both.
+`make serve` runs the server with it, a container the bridge. Two processes, as ever. Either is started again
+when it asks for that (75); any other end of one, or one Ctrl-C, is the end of both.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def _end_with_parent() -> None:
 class Together:
     """The two processes. `run` is called once, in the main thread."""
 
-    def __init__(self, program: Sequence[str], config: str) -> None:
-        """`program` is how `ocr-watcher` is called."""
+    def __init__(self, program: Sequence[str], config: str, verb: str) -> None:
+        """`program` is how `ocr-watcher` is called, `verb` what it does beside `run`."""
         self._program = tuple(program)
         self._config = config
+        self._verbs = (verb, "run")
         self._asked_to_stop = False
 
     def run(self) -> int:
@@ -41,23 +42,21 @@ class Together:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._stop)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        server, daemon = self._start("serve"), self._start("run")
-        while True:
+        running = {verb: self._start(verb) for verb in self._verbs}
+        code: int | None = None
+        while code is None:
+            for verb, process in running.items():
+                if process.poll() == ExitCode.RECYCLE:
+                    running[verb] = self._start(verb)
+                elif process.returncode is not None:
+                    code = process.returncode
             if self._asked_to_stop:
                 code = 0
-                break
-            if server.poll() is not None:
-                code = server.returncode
-                break
-            if daemon.poll() is not None:
-                if daemon.returncode != ExitCode.RECYCLE:
-                    code = daemon.returncode
-                    break
-                daemon = self._start("run")
-            signal.sigtimedwait({signal.SIGCHLD}, 1.0)
-        for process in (server, daemon):
+            elif code is None:
+                signal.sigtimedwait({signal.SIGCHLD}, 1.0)
+        for process in running.values():
             process.terminate()
-        for process in (server, daemon):
+        for process in running.values():
             try:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
@@ -77,9 +76,9 @@ class Together:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m ocr_watcher.http.together CONFIG`."""
-    config = arguments[0] if arguments else "config.yaml"
-    return Together([sys.executable, "-m", "ocr_watcher"], config).run()
+    """`python -m ocr_watcher.service.together VERB CONFIG`."""
+    verb, config = arguments
+    return Together([sys.executable, "-m", "ocr_watcher"], config, verb).run()
 
 
 if __name__ == "__main__":
