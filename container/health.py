@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Health check of the container image: every process of ours that runs in it must say that it works.
 
-The daemon by its status file, which it writes every `memory.stats_interval_s`; the server by /livez; dispatcher
-and bridge by their figures, where `--metrics` serves them. Standard library only: it runs every 30 seconds.
+The daemon by its status file, which it writes every `memory.stats_interval_s`; the server by /livez;
+dispatcher and bridge by their figures, where `--metrics` serves them. Standard library only: it runs every 30 seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import urllib.request
 
 # Three times the default of memory.stats_interval_s.
 STALE_S = 90
+VERBS = ("run", "serve", "dispatch", "bridge")
 
 
 def processes() -> list[list[str]]:
@@ -26,9 +27,8 @@ def processes() -> list[list[str]]:
                 words = file.read().decode("utf-8", "replace").split("\0")
         except OSError:  # it ended just now
             continue
-        for verb in ("run", "serve", "dispatch", "bridge"):
-            if verb in words and any("ocr-watcher" in word or "ocr_watcher" in word for word in words):
-                found.append(words[words.index(verb) :])
+        if any(word.endswith(("/ocr-watcher", "ocr_watcher")) for word in words[:3]):
+            found += [words[words.index(verb) :] for verb in VERBS if verb in words]
     return found
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ocr_watcher.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import FrameType
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -43,26 +43,18 @@ class Together:
             signal.signal(number, self._stop)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         running = {verb: self._start(verb) for verb in self._verbs}
-        code: int | None = None
-        while code is None:
-            for verb, process in running.items():
-                if process.poll() == ExitCode.RECYCLE:
-                    running[verb] = self._start(verb)
-                elif process.returncode is not None:
-                    code = process.returncode
-            if self._asked_to_stop:
-                code = 0
-            elif code is None:
-                signal.sigtimedwait({signal.SIGCHLD}, 1.0)
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        return code
+        while not self._asked_to_stop:
+            ended = {
+                verb: process.returncode for verb, process in running.items() if process.poll() is not None
+            }
+            for verb, code in ended.items():
+                if code != ExitCode.RECYCLE:
+                    _end(running.values())
+                    return code
+                running[verb] = self._start(verb)
+            signal.sigtimedwait({signal.SIGCHLD}, 1.0)
+        _end(running.values())
+        return 0
 
     def _start(self, verb: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - this program
@@ -73,6 +65,17 @@ class Together:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._asked_to_stop = True
+
+
+def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def main(arguments: Sequence[str]) -> int:
