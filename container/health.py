@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Health check of the container image: every process of ours that runs in it must say that it works.
 
-The daemon by its status file, which it writes every `memory.stats_interval_s`; the server by /livez; dispatcher
-and bridge by their figures, where `--metrics` serves them. Only the standard library, since it runs every 30 s.
+The daemon by its status file, which it writes every `memory.stats_interval_s`; the server by /livez; the
+dispatcher and the bridge by their figures, where `--metrics` serves them. Standard library only.
 """
 
 from __future__ import annotations
