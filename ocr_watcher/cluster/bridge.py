@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from ocr_watcher import __version__, log, names
+from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.cluster import metrics
 from ocr_watcher.cluster.aside import Aside, ShareKeeper
 from ocr_watcher.cluster.broker import (
@@ -121,6 +121,7 @@ class Bridge:
 
     def run(self) -> ExitCode:
         """Work until a signal; returns the exit code. Raises `ServiceError`."""
+        memory.use_one_heap()
         with self._signals.handled():
             self._log.info(
                 "bridge.starting",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from ocr_watcher import __version__, log, names
+from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.cluster import metrics, roots
 from ocr_watcher.cluster.broker import (
     DISPATCH,
@@ -115,6 +115,7 @@ class Dispatch:
     def run(self) -> ExitCode:
         """Work until a signal; returns the exit code. Raises `ServiceError`."""
         settings = self._settings
+        memory.use_one_heap()
         with self._signals.handled():
             self._log.info(
                 "dispatch.starting",
