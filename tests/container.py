@@ -1,8 +1,8 @@
-"""The container image, built by buildah and run as `podman run` would: what the image says, in namespaces of its own.
+"""The container image, built by buildah and run as `podman run` would, in namespaces of its own.
 
 No registry and no container runtime is needed: the base comes from Debian's archive (mmdebstrap), and a
-container is a mount and a process namespace around the image's files, its root read-only, its user as the image
-says, its memory in a cgroup.
+container is a mount and a process namespace around the image's files, its root read-only, its user as the
+image says, its memory in a cgroup.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -121,7 +123,7 @@ class Image:
 
 @dataclass
 class Container:
-    """One container. `mounts` are host folders and files by their place; those that end in `:ro` are read-only."""
+    """One container. `mounts` are host folders and files by place; what ends in `:ro` is read-only."""
 
     image: Image
     folder: Path
@@ -156,12 +158,12 @@ class Container:
         (root).mkdir(exist_ok=True)
         rows = ["set -e", "mount --make-rprivate /", f"mount --bind {self.image.files} {root}"]
         rows += [f"mount -t proc proc {root}/proc", f"mount --rbind /sys {root}/sys"]
-        rows += [f"mount -t tmpfs tmpfs {root}/dev", f"mkdir {root}/dev/shm"]
+        rows += [f"mount -t tmpfs tmpfs {root}/dev", f"mkdir {root}/dev/shm"]  # noqa: S108 - the container's
         rows += [
             f"touch {root}/dev/{name} && mount --bind /dev/{name} {root}/dev/{name}"
             for name in ("null", "zero", "full", "random", "urandom")
         ]
-        rows += [f"mount -t tmpfs -o size=256m tmpfs {root}/tmp"]
+        rows += [f"mount -t tmpfs -o size=256m tmpfs {root}/tmp"]  # noqa: S108 - the container's
         for place, source in {"/state": self.folder / "state", **self.mounts}.items():
             where = f"{root}{place.removesuffix(':ro')}"
             rows += [f"mount --bind {source} {where}"]
@@ -173,12 +175,24 @@ class Container:
             (self.cgroup / "memory.limit_in_bytes").write_text(str(self.memory_mb * _MIB))
         words = " ".join(f"'{word}'" for word in inside)
         told = " ".join(f"'{name}={value}'" for name, value in self.image.environment.items())
-        rows += [
-            f"hostname {self.folder.name}",
-            f"exec env -i {told} chroot {root} /usr/bin/setpriv --reuid {uid} --regid {gid} --clear-groups "
-            f"--no-new-privs --bounding-set=-all sh -c 'cd {self.image.config['WorkingDir']} && exec \"$@\"' sh {words}",
-        ]
+        drop = (
+            f"/usr/bin/setpriv --reuid {uid} --regid {gid} --clear-groups --no-new-privs --bounding-set=-all"
+        )
+        there = f'cd {self.image.config["WorkingDir"]} && exec "$@"'
+        rows += [f"hostname {self.folder.name}"]
+        rows += [f"exec env -i {told} {shutil.which('chroot')} {root} {drop} sh -c '{there}' sh {words}"]
         return "\n".join(rows) + "\n"
+
+    def wait_for(self, event: str, seconds: float = 180) -> None:
+        """Until its log has this event."""
+
+        def there() -> bool:
+            assert self.process is not None
+            if self.process.poll() is not None and not self.events(event):
+                raise AssertionError(f"ended with {self.process.returncode}:\n{self.log}")
+            return bool(self.events(event))
+
+        until(there, seconds)
 
     @property
     def cgroup(self) -> Path:
