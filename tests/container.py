@@ -145,8 +145,9 @@ class Container:
         script = self.folder / "start"
         script.write_text(self._script(inside))
         with (self.folder / "log").open("ab") as log:
+            apart = ("--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
             self.process = subprocess.Popen(
-                [*prefix, "unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", str(script)],
+                [*prefix, "unshare", *apart, "sh", str(script)],
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
@@ -211,14 +212,19 @@ class Container:
 
     def run_inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Another process in the container, as its user, as a health check is."""
-        assert self.process is not None
-        (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         uid, gid = self.image.user
         return subprocess.run(
-            ["nsenter", "--target", child, "--mount", "--pid", "--net", "--root", "--wd",
+            ["nsenter", "--target", str(self._first()), "--mount", "--pid", "--net", "--root", "--wd",
              "/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", *command],
             env=self.image.environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
+
+    def _first(self) -> int:
+        """Its process 1, by the number that it has here."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until(lambda: children.read_text("ascii").split())
+        return int(children.read_text("ascii").split()[0])
 
     def peak_mb(self) -> float:
         """The most that its cgroup ever held, caches included (MiB)."""
@@ -233,8 +239,7 @@ class Container:
         """As `podman stop`: SIGTERM to its first process; returns the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
-            (child,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-            os.kill(int(child), signal.SIGTERM)
+            os.kill(self._first(), signal.SIGTERM)
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:

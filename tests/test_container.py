@@ -97,7 +97,7 @@ def test_it_reads_what_is_dropped_into_a_mounted_inbox(image: Image, tmp_path: P
     with running(Container(image, tmp_path / "c", {"/inbox": inbox}, memory_mb=1024)) as container:
         container.wait_for("daemon.ready")
         draw(tmp_path / "receipt.png", "TOTAL 12345").rename(inbox / "receipt.png")
-        until(lambda: (inbox / "receipt.png.json").exists(), 60)
+        until((inbox / "receipt.png.json").exists, 60)
         assert "12345" in record(inbox / "receipt.png.json")["text"]
         # As its own user, who may write nothing but the inbox, the state and /tmp.
         uid, _ = image.user

@@ -88,7 +88,8 @@ class Tools:
     `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued, `somebody_hurries`
     whether one of them should not wait for this one. `places` says where records and finished documents go.
     `formats` are the outputs beside the JSON, keys of `outputs.formats.FORMATS`; `words` says that the JSON
-    has words. What is in `spool` says in its ticket what is wanted of it instead.
+    has words. What is in `spool` says in its ticket what is wanted of it instead; what is in `bridge_spool`
+    may do so.
     """
 
     reader: Reader
@@ -108,6 +109,7 @@ class Tools:
     formats: tuple[str, ...] = ()
     words: bool = False
     spool: Path | None = None
+    bridge_spool: Path | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -308,9 +310,10 @@ class Attempt:
         The server makes what needs the record alone, when somebody asks for it.
         """
         job, tools = self._job, self._tools
-        if tools.spool is None or job.root != tools.spool:
+        in_a_spool = job.root in (tools.spool, tools.bridge_spool)
+        asked = ticket.of_document(job.name, folder=folder) if in_a_spool else None
+        if asked is None and job.root != tools.spool:
             return tools.formats, tools.words
-        asked = ticket.of_document(job.name, folder=folder)
         kinds = [kind for kind in (asked.formats if asked is not None else ()) if kind in FORMATS]
         made = tuple(kind for kind in kinds if FORMATS[kind].pictures)
         return made, tools.words or any(FORMATS[kind].words for kind in kinds)
