@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run serve test test-long test-systemd test-openvino test-cluster test-heic test-clients fuzz-http openvino heic cluster bench check format lock models install uninstall clean help
+.PHONY: run serve test test-long screenshots test-systemd test-openvino test-cluster test-heic test-clients fuzz-http openvino heic cluster bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -46,6 +46,10 @@ test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
 
 test-cluster: $(INSTALLED) .bench/cluster/.installed ## run the tests of several machines (redis-server)
 	PYTHONPATH=$(CURDIR)/.bench/cluster $(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
+
+screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew
+	@$(BIN)/ocr-watcher models pull --all
+	SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/test_page.py -k receipt
 
 test-clients: $(INSTALLED) .bench/clients/.installed ## run HTTP clients that are not among our libraries
 	PYTHONPATH=.bench/clients $(BIN)/python -m pytest tests/test_http_strangers.py $(ARGS)

@@ -15,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import json
+import operator
 import os
 import random
 import shutil
@@ -52,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--uploads", type=int, default=1000, help="of memory")
     parser.add_argument("--clients", type=int, default=64, help="of load and chaos")
     parser.add_argument("--seconds", type=float, default=300, help="of load and chaos")
+    parser.add_argument("--rounds", type=int, default=5, help="of load: by HTTP and by folder in turn")
     parser.add_argument("--model", default="PP-OCRv6_small")
     parser.add_argument("--params", type=yaml.safe_load, default={}, help="ocr.params, as {name: value, ...}")
     return parser.parse_args()
@@ -117,6 +119,12 @@ class Pair:
     def rss_mb(self, verb: str = "serve") -> float:
         """Resident memory."""
         return _memory_mb(self.pid(verb), "VmRSS")
+
+    def cpu_s(self, verb: str = "serve") -> float:
+        """Processor time it took so far."""
+        with open(f"/proc/{self.pid(verb)}/stat", encoding="ascii") as row:
+            fields = row.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_mb(self, verb: str = "serve") -> float:
         """Resident memory at its highest."""
@@ -339,10 +347,22 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
     documents = documents_of(asked)
     with Pair(asked, http={"keep_s": 20, "wait_s": 50}) as pair:
         clients = Clients(pair, documents, texts_of(pair, documents))
-        took_s = clients.run(asked.clients, asked.seconds)
-        in_that_time = clients.read
+        by_http, by_folder, took_s, cpu_s = [], [], 0.0, 0.0
+        busy: dict[str, list[float]] = {"http": [], "folder": []}
+        for _ in range(asked.rounds):  # in turn, because the machine may be busier in one than in the other
+            before, before_cpu_s, began, read_s = (
+                clients.read,
+                pair.cpu_s(),
+                time.monotonic(),
+                reading_s(pair),
+            )
+            round_s = clients.run(asked.clients, asked.seconds / asked.rounds)
+            by_http.append((clients.read - before) / round_s)
+            took_s, cpu_s = took_s + round_s, cpu_s + pair.cpu_s() - before_cpu_s
+            read_s, began = _note_share(busy["http"], pair, read_s, began)
+            by_folder.append(drain(pair, documents, asked.seconds / asked.rounds))
+            _note_share(busy["folder"], pair, read_s, began)
         peak_mb = pair.peak_mb()
-        folder_per_s = drain(pair, documents, min(asked.seconds, 120))
         until(lambda: not [name for name in os.listdir(pair.spool) if name != ".server"], 120)
         return {
             "clients": asked.clients,
@@ -350,12 +370,28 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
             "statuses": dict(clients.statuses),
             "wrong_texts": clients.wrong,
             "lost": clients.lost,
-            "documents_per_s": round(in_that_time / took_s, 3),
-            "folder_documents_per_s": round(folder_per_s, 3),
+            "documents_per_s": [round(rate, 3) for rate in by_http],
+            "folder_documents_per_s": [round(rate, 3) for rate in by_folder],
+            "median_http_to_folder": round(statistics.median(map(operator.truediv, by_http, by_folder)), 3),
+            "share_of_time_reading": busy,
+            "serve_cpu_share": round(cpu_s / took_s, 4),
             "retry_after_s": [min(clients.retry_after, default=0), max(clients.retry_after, default=0)],
             "serve_peak_mb": round(peak_mb, 1),
             "left_in_the_spool": 0,
         }
+
+
+def reading_s(pair: Pair) -> float:
+    """How long the daemon has decoded and read, in all; waits until the last is counted."""
+    time.sleep(1.5)
+    return total_of(pair, "ocrwatcher_ocr_seconds_sum") + total_of(pair, "ocrwatcher_load_seconds_sum")
+
+
+def _note_share(shares: list[float], pair: Pair, before_s: float, began: float) -> tuple[float, float]:
+    """Note in which share of the time since `began` the daemon read; returns what the next begins with."""
+    now, read_s = time.monotonic(), reading_s(pair)
+    shares.append(round((read_s - before_s) / (now - began), 3))
+    return read_s, time.monotonic()
 
 
 def texts_of(pair: Pair, documents: list[bytes]) -> list[str]:
@@ -366,6 +402,8 @@ def texts_of(pair: Pair, documents: list[bytes]) -> list[str]:
 
 def drain(pair: Pair, documents: list[bytes], seconds: float) -> float:
     """Documents a second by folder, with some always waiting."""
+    for path in pair.inbox.iterdir():
+        path.unlink()
     began, number = time.monotonic(), 0
     while time.monotonic() - began < seconds:
         waiting = number - len(list(pair.inbox.glob("*.json")))
@@ -374,10 +412,8 @@ def drain(pair: Pair, documents: list[bytes], seconds: float) -> float:
             os.rename(pair.inbox / f".{number}", pair.inbox / f"{number}.jpg")
             number += 1
         time.sleep(0.25)
-    done = len(list(pair.inbox.glob("*.json")))
-    took_s = time.monotonic() - began
-    until(lambda: len(list(pair.inbox.glob("*.json"))) == number, 300)
-    return done / took_s
+    until(lambda: len(list(pair.inbox.glob("*.json"))) == number, 600)
+    return number / (time.monotonic() - began)
 
 
 def chaos(asked: argparse.Namespace) -> dict[str, Any]:

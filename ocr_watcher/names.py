@@ -204,6 +204,32 @@ def stem_in(name: str) -> str | None:
     return match[0] if match is not None and match.string[match.end() :].startswith(".") else None
 
 
+SHOWN_BY_BROWSERS: Final = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".avif")
+"""Extensions of documents that browsers show as they are, where they have one page."""
+PREVIEWS: Final = ".previews"
+"""The folder in the spool with a folder for each document that has previews."""
+
+
+RETRIES: Final = ".retries"
+"""The folder in the spool with notes of documents that are to be read again."""
+
+
+def previews_of(document: str, version: tuple[int, int], *, in_spool: bool) -> str:
+    """The folder in `PREVIEWS` for a document (a path) of this size and modification time.
+
+    That of a document in the spool is named like its other files.
+    """
+    if in_spool:
+        return os.path.basename(document).partition(".")[0]
+    told = f"{document}\0{version[0]}\0{version[1]}".encode("utf-8", "surrogateescape")
+    return "f" + hashlib.sha256(told).hexdigest()[:32]
+
+
+def preview_of(page: int) -> str:
+    """The preview of a page, from 0."""
+    return f"{page + 1}.jpg"
+
+
 # -- in the state folder -----------------------------------------------------------------------
 
 JOURNAL: Final = "journal.sqlite3"

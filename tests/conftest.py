@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from ocr_watcher.ocr import models, paddle_ocr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# Under nohup it is ignored, and so it would be by every daemon under test.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

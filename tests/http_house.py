@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 import urllib3
 
+from ocr_watcher.http import listing
 from ocr_watcher.http.server import Server, listen
 from ocr_watcher.inbox import records
 from ocr_watcher.inbox.records import RecordState
@@ -27,6 +29,8 @@ from ocr_watcher.service.told import StatusFile, Told
 from tests.support import Log, settings, tools
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from ocr_watcher.config import Settings
 
 
@@ -47,12 +51,31 @@ class Answer:
         return json.loads(self.body)
 
 
+@contextlib.contextmanager
+def looking_at_once() -> Iterator[None]:
+    """Every list is of this moment: tests put files in place of which no log tells."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_LOOK_S", "_LOOK_THROUGH_S", "_LOOK_THROUGH_FACTOR"):
+            patch.setattr(listing, name, -1.0)
+        yield
+
+
 class House:
     """A server and its line. `with House(folder) as house: house.ask("GET", "/livez")`."""
 
-    def __init__(self, folder: Path, *, daemon: bool = True, works: bool = True, **http: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        daemon: bool = True,
+        works: bool = True,
+        sections: Mapping[str, Any] | None = None,
+        **http: Any,
+    ) -> None:
         """`daemon`: whether one seems to run; `works`: whether it reads what comes, without being told to."""
-        self.settings: Settings = settings(folder, http={"port": 0, **http}, logging={"file": "log/log"})
+        self.settings: Settings = settings(
+            folder, http={"port": 0, **http}, logging={"file": "log/log"}, **(sections or {})
+        )
         self.log = Log()
         self._works = works
         self._seems_to_run = daemon

@@ -345,6 +345,8 @@ class Chaos:
             self.unmount()
         self.go_on()
         self.empty()
+        # It may be full of documents by now.
+        subprocess.run(["mount", "-o", "remount,size=64m", self.home / "small"], check=True)
         while self.foreign:
             self.take_foreign()
 

@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
         logging={"file": "disk/log" if also_state else "log"},
     )
     files = [f"{number}.png" for number in range(8)]
-    with tmpfs(disk, "256k"):
+    with tmpfs(disk, "512k"):
         inbox.mkdir()
         content = dot(home / "good.png").read_bytes()
         for name in files:
@@ -346,7 +346,7 @@ def test_a_full_disk_leaves_no_half_record_and_all_is_done_once_there_is_room(
         for name in records(inbox):
             record(inbox / name)
         assert len(os.listdir(inbox)) == 18
-    print(f"a full disk of 256 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
+    print(f"a full disk of 512 KiB: {tries} failed tries, no half record; 8 sidecars, 1 error record")
 
 
 @as_root
@@ -355,7 +355,7 @@ def test_a_full_disk_under_the_state_folder_keeps_nobody_from_starting(home: Pat
     disk = home / "disk"
     disk.mkdir()
     write_config(home, state_dir="disk/state")
-    with tmpfs(disk, "256k"):
+    with tmpfs(disk, "512k"):
         (disk / "state").mkdir()
         if second:
             with daemon(home) as running:
@@ -407,6 +407,35 @@ def test_files_in_whose_place_somebody_elses_records_stand_keep_nobody_waiting(h
     assert (inbox / "IMG6.png.json").read_text() == '{"title": "IMG"}'
     files = status.collect(config.load(home / "config.yaml")).files
     assert (files.waiting, files.retrying, files.done) == (58, 58, 23)
+
+
+@pytest.mark.parametrize("folder", [None, "text"])
+def test_a_file_in_whose_outputs_place_somebody_elses_stands_is_told_once(
+    home: Path, folder: str | None
+) -> None:
+    records = home / (folder or "inbox")
+    records.mkdir(exist_ok=True)
+    write_config(
+        home,
+        watch={"rescan_interval_s": 1},
+        output={"formats": "txt", **({"folder": folder} if folder else {})},
+    )
+    inbox = home / "inbox"
+    (records / "a.png.txt").write_text("mine")
+    dot(inbox / "a.png")
+    with daemon(home, {"FAKE_PAUSE_S": "0.01"}) as running:
+        running.wait_for("ocr.failed")
+        for number in range(3):  # each is found by a scan or an event of its own
+            dot(inbox / f"good{number}.png")
+            running.wait_for("ocr.done", number + 1)
+        assert len(running.events("ocr.failed")) == 1
+        assert record(records / "a.png.error.json")["error"]["format"] == "txt"
+        (records / "a.png.txt").rename(records / "mine.txt")
+        running.wait_for("ocr.done", 4)
+        assert running.stop() == 0
+        assert len(running.events("ocr.failed")) == 1
+    assert sorted(path.name for path in records.glob("a.png.*")) == ["a.png.json", "a.png.txt"]
+    assert (records / "mine.txt").read_text() == "mine"
 
 
 # -- folders with odd rights -------------------------------------------------------------------

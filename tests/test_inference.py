@@ -168,6 +168,7 @@ class Recogniser:
         self.post_op = self
         self.rec_image_shape = (3, 48, 320)
         self.max_imgW = 3200
+        self.character = [str(number) for number in range(256)]
         self.closed = False
 
     def resize_norm_img(self, image: NDArray[np.uint8], ratio: float) -> NDArray[np.float32]:

@@ -427,6 +427,11 @@ class HttpSettings(Section):
     wait_s: float = Field(default=50.0, ge=0, le=3600)
     keep_s: float = Field(default=3600.0, ge=1, le=365 * _DAY_S)
 
+    @property
+    def shows_folders(self) -> bool:
+        """Whether documents that came by folder are shown."""
+        return is_loopback(self.host) if self.show_folders is None else self.show_folders
+
     @field_validator("api_keys_file")
     @classmethod
     def _keys_beyond_loopback(cls, api_keys_file: Path | None, info: ValidationInfo) -> Path | None:

@@ -1,4 +1,4 @@
-"""What the server tells of itself: alive, ready, status, figures, its description, a first page."""
+"""What the server tells of itself: alive, ready, status, figures, its description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp import web
 
-from ocr_watcher import __version__
 from ocr_watcher.http import metrics, openapi
 
 if TYPE_CHECKING:
@@ -27,15 +26,6 @@ _FRESH_FACTOR: Final = 10.0
 # What tells of files that came by folder.
 _OF_FOLDERS: Final = ("inbox", "config", "files", "last_error", "troubles", "inboxes_hung")
 
-_PAGE: Final = f"""<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>ocr-watcher</title>
-<h1>ocr-watcher {__version__}</h1>
-<p>Send a document: <code>curl -F file=@scan.png ADDRESS/v1/ocr?format=txt</code></p>
-<p><a href="openapi.json">openapi.json</a> describes everything,
-<a href="v1/status">v1/status</a> tells how it goes.</p>
-</html>
-"""
-
 
 class About:
     """Handlers of everything that takes no document."""
@@ -52,17 +42,12 @@ class About:
     def routes(self) -> list[web.RouteDef]:
         """What it answers."""
         return [
-            web.get("/", self.page),
             web.get("/livez", self.livez),
             web.get("/readyz", self.readyz),
             web.get("/metrics", self.metrics),
             web.get("/openapi.json", self.openapi),
             web.get("/v1/status", self.status),
         ]
-
-    async def page(self, _request: web.Request) -> web.Response:
-        """Where to go from here."""
-        return web.Response(text=_PAGE, content_type="text/html")
 
     async def livez(self, _request: web.Request) -> web.Response:
         """The server answers."""

@@ -13,9 +13,11 @@ from ocr_watcher.http.about import About
 from ocr_watcher.http.bodies import MIB
 from ocr_watcher.http.compatible import OcrApi, TikaApi
 from ocr_watcher.http.events import Events
+from ocr_watcher.http.files import FilesApi
 from ocr_watcher.http.native import NativeApi
 from ocr_watcher.http.paddleocr_jobs import RESULTS, PaddleOcrJobs
 from ocr_watcher.http.paddlex import Parameters
+from ocr_watcher.http.page import STATIC, Page
 from ocr_watcher.http.problems import Problem, too_large
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ocr_watcher.http.about import Collect
     from ocr_watcher.http.gate import Gate
     from ocr_watcher.http.guard import Guards
+    from ocr_watcher.http.history import History
+    from ocr_watcher.http.listing import Listing
     from ocr_watcher.http.service import Service
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,7 +46,7 @@ HEADERS: Final = {
 """In every answer: nothing of it is kept, framed, guessed at, or run."""
 # They tell nothing of any document, or only to who knows a job's id.
 _OPEN: Final = frozenset({"/", "/livez", "/readyz", "/health", "/openapi.json"})
-_OPEN_BELOW: Final = RESULTS + "/"
+_OPEN_BELOW: Final = (RESULTS + "/", STATIC + "/")
 _TAKING: Final = ("POST", "PUT")
 # A document that cannot be read is answered, not rejected.
 _REJECTIONS: Final = frozenset({400, 401, 403, 408, 413, 415, 429, 503, 507})
@@ -61,9 +65,13 @@ class App:
         guards: Guards,
         shows_folders: bool,
         collect: Collect,
+        listing: Listing,
+        history: History,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
+        self._listing = listing
+        self._history = history
         self._http = service.settings
         self._shows_folders = shows_folders
         self._collect = collect
@@ -79,8 +87,21 @@ class App:
         app = web.Application(middlewares=[self._answer])
         folders = self._shows_folders
         for api in (
+            Page(),
             About(self._service, self._metrics, self._collect, folders=folders),
-            Events(self._service, self._log_file, folders=folders),
+            Events(
+                self._service,
+                self._log_file,
+                listing=self._listing,
+                history=self._history,
+                folders=folders,
+            ),
+            FilesApi(
+                self._service,
+                self._listing,
+                needs_key=self._gate.needs_key,
+                folders=folders,
+            ),
             NativeApi(self._service),
             OcrApi(self._service, self._parameters),
             TikaApi(self._service),

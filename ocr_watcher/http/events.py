@@ -8,18 +8,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from ocr_watcher import __version__
+from ocr_watcher.http.history import SPANS_S
 from ocr_watcher.http.problems import Problem, bad_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ocr_watcher.http.history import History
+    from ocr_watcher.http.listing import Listing
     from ocr_watcher.http.service import Service
     from ocr_watcher.service.told import Told
 
@@ -31,12 +37,12 @@ _BEAT_S: Final = 15.0
 _TAKEN_S: Final = 30.0
 _MAX_LISTENERS: Final = 64
 _MAX_JOBS: Final = 100
+_JOB: Final = re.compile("[0-9a-f]{32}")
 # Of the log lines of folder files.
 _TOLD_EVENTS: Final = frozenset({"file.queued", "ocr.done", "ocr.failed", "file.quarantined"})
 _TOLD_FIELDS: Final = (
     "timestamp",
     "event",
-    "path",
     "pages",
     "lines",
     "ocr_ms",
@@ -82,50 +88,87 @@ class LogTail:
                     yield event
 
 
-def told_of_folders(event: dict[str, Any], spool: str) -> dict[str, Any] | None:
-    """What is passed on of a log line: of a file that came by folder, or nothing."""
+def told_of_folders(event: dict[str, Any], name_of: Callable[[str], str | None]) -> dict[str, Any] | None:
+    """What is passed on of a log line: of a file that came by folder, or nothing.
+
+    `name_of` gives what stands for a path, which is never passed on; None where it is in no inbox.
+    """
     path = event.get("path")
-    if event.get("event") not in _TOLD_EVENTS or not isinstance(path, str) or path.startswith(spool + os.sep):
+    if event.get("event") not in _TOLD_EVENTS or not isinstance(path, str):
         return None
-    return {key: event[key] for key in _TOLD_FIELDS if key in event}
+    name = name_of(path)
+    if name is None:
+        return None
+    return {"path": name, **{key: event[key] for key in _TOLD_FIELDS if key in event}}
 
 
-def state_now(told: Told, *, running: bool, waiting: int, spool: str, folders: bool) -> dict[str, Any]:
-    """What the daemon does, in short. Names of folder files only where these are shown."""
+def state_now(
+    told: Told, *, running: bool, waiting: int, spool: str, name_of: Callable[[str], str | None]
+) -> dict[str, Any]:
+    """What the daemon does, in short. `name_of` is that of `told_of_folders`."""
     in_hand = asdict(told.in_hand) if running and told.in_hand is not None else None
     if in_hand is not None:
         path = in_hand["path"]
         by_http = path.startswith(spool + os.sep)
-        in_hand["path"] = path if folders and not by_http else None
+        in_hand["path"] = None if by_http else name_of(path)
         in_hand["by_http"] = by_http
+    left = told.last_exit
     return {
         "running": running,
+        "version": told.version,
+        "engine": told.engine,
+        "model": told.model,
+        "started_at": told.started_at if running else None,
+        "updated_at": told.updated_at,
+        "last_exit": None if left is None else {"exit_code": left.exit_code, "at": left.at},
         "queue": asdict(told.queue) if running and told.queue is not None else None,
         "in_hand": in_hand,
         "since_start": asdict(told.since_start) if running and told.since_start is not None else None,
         "rss_mb": told.rss_mb if running else None,
+        "peak_rss_mb": told.peak_rss_mb if running else None,
+        "soft_limit_mb": told.soft_limit_mb,
+        "rss_limit_mb": told.rss_limit_mb,
+        "recycles": {total.label: int(total.value) for total in told.recycles},
         "jobs_waiting": waiting,
     }
 
 
 class Events:
-    """The handler of `/v1/events`."""
+    """Handlers of `/v1/events`, and of the same as one answer."""
 
-    def __init__(self, service: Service, log_file: Path, *, folders: bool) -> None:
+    def __init__(
+        self, service: Service, log_file: Path, *, listing: Listing, history: History, folders: bool
+    ) -> None:
         self._service = service
         self._log_file = log_file
+        self._listing = listing
+        self._history = history
         self._folders = folders
         self._listeners = 0
 
     def routes(self) -> list[web.RouteDef]:
         """What it answers."""
-        return [web.get("/v1/events", self.handle)]
+        return [
+            web.get("/v1/events", self.handle),
+            web.get("/v1/overview", self.overview),
+            web.get("/v1/memory", self.memory),
+        ]
+
+    async def overview(self, request: web.Request) -> web.Response:
+        """The snapshot, for whoever cannot be told of events."""
+        return web.json_response(await self._snapshot(jobs_asked(request)))
+
+    async def memory(self, request: web.Request) -> web.Response:
+        """What the daemon's memory was."""
+        span = request.query.get("span_s", "3600")
+        if span not in map(str, SPANS_S):
+            raise bad_request(f"span_s is none of {', '.join(map(str, SPANS_S))}")
+        self._history.look(self._service.daemon.told, running=self._service.daemon.running)
+        return web.json_response(self._history.as_json(int(span), time.time()))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Tell what happens until the client goes."""
-        jobs = request.query.getall("job", [])
-        if len(jobs) > _MAX_JOBS:
-            raise bad_request(f"there are more than {_MAX_JOBS} jobs")
+        jobs = jobs_asked(request)
         if self._listeners >= _MAX_LISTENERS:
             raise Problem(503, "too_many_listeners", "too many listen already", headers={"Retry-After": "10"})
         self._listeners += 1
@@ -141,10 +184,10 @@ class Events:
         tail = LogTail(self._log_file)
         tail.skip()
         await response.prepare(request)
-        state, known = self._state(), await self._jobs(jobs)
-        await response.write(
-            b"retry: 2000\n" + _event("snapshot", {"status": state, "jobs": list(known.values())})
-        )
+        first = await self._snapshot(jobs)
+        state, listed = first["status"], first["files_version"]
+        known = dict(zip(jobs, first["jobs"], strict=True))
+        await response.write(b"retry: 2000\n" + _event("snapshot", first))
         quiet_s = 0.0
         while not self._service.stopping.is_set():
             with suppress(TimeoutError):
@@ -159,11 +202,10 @@ class Events:
                 if described != known.get(job):
                     known[job] = described
                     news += _event("job", described)
-            if self._folders:
-                for event in tail.events():
-                    shown = told_of_folders(event, str(self._service.spool.folder))
-                    if shown is not None:
-                        news += _event("file", shown)
+            if (version := await self._listing.look()) != listed:
+                news += _event("files", {"version": version})
+                listed = version
+            news += self._news_of_folders(tail)
             quiet_s = 0.0 if news else quiet_s + _LOOK_S
             if not news and quiet_s >= _BEAT_S:
                 news += b": still here\n\n"
@@ -174,18 +216,51 @@ class Events:
         await response.write_eof()
         return response
 
+    def _news_of_folders(self, tail: LogTail) -> bytes:
+        if not self._folders:
+            return b""
+        told = (told_of_folders(event, self._listing.name_of) for event in tail.events())
+        return b"".join(_event("file", shown) for shown in told if shown is not None)
+
+    async def _snapshot(self, jobs: list[str]) -> dict[str, Any]:
+        settings = self._service.settings
+        return {
+            "now": time.time(),
+            "server": __version__,
+            "status": self._state(),
+            "jobs": list((await self._jobs(jobs)).values()),
+            "files_version": await self._listing.look(),
+            "shows_folders": self._folders,
+            "max_body_mb": settings.max_body_mb,
+            "keep_s": settings.keep_s,
+        }
+
     def _state(self) -> dict[str, Any]:
         daemon = self._service.daemon
-        return state_now(
+        problem = daemon.problem()
+        state = state_now(
             daemon.told,
             running=daemon.running,
             waiting=len(self._service.waiting),
             spool=str(self._service.spool.folder),
-            folders=self._folders,
+            name_of=self._listing.name_of,
         )
+        if self._folders and daemon.running:
+            state["inboxes_hung"] = [os.path.basename(inbox) for inbox in daemon.told.inboxes_hung]
+        return {**state, "problem": None if problem is None else problem.as_json()["error"]}
 
     async def _jobs(self, jobs: list[str]) -> dict[str, dict[str, Any]]:
         return {job: await self._service.describe_or_gone(job) for job in jobs}
+
+
+def jobs_asked(request: web.Request) -> list[str]:
+    """The jobs that a client says it knows, each once. Raises `Problem` 400."""
+    jobs = request.query.getall("job", [])
+    if len(jobs) > _MAX_JOBS:
+        raise bad_request(f"there are more than {_MAX_JOBS} jobs")
+    if not all(map(_JOB.fullmatch, jobs)):
+        raise bad_request("job is none that this server gave", hint="Ids have 32 hexadecimal digits.")
+    return list(dict.fromkeys(jobs))
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

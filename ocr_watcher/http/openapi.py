@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ocr_watcher import __version__
 from ocr_watcher.http import results
+from ocr_watcher.http.history import SPANS_S
+from ocr_watcher.http.listing import MAX_ROWS
 from ocr_watcher.outputs import sidecar
 
 if TYPE_CHECKING:
@@ -23,10 +25,19 @@ _PROBLEMS: Final = {
     "415": "The document is no image or PDF, by its content.",
     "429": "http.max_waiting documents wait; Retry-After says when to come again.",
     "503": "The daemon has been away for more than 30 s.",
+    "504": "It did not come in time.",
     "507": "The disk is full.",
 }
 _READING: Final = ("400", "401", "403", "404")
 _TAKING: Final = ("400", "401", "403", "408", "413", "415", "429", "503", "507")
+
+
+_JOBS: Final = {
+    "name": "job",
+    "in": "query",
+    "description": "a job to tell of; may be given several times",
+    "schema": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "maxItems": 100},
+}
 
 
 def description(settings: HttpSettings) -> _Json:
@@ -127,16 +138,24 @@ def _paths(settings: HttpSettings) -> _Json:
                     ("400", "401", "403", "503"),
                     {"200": {"description": "Events.", "content": {"text/event-stream": {}}}},
                 ),
-                parameters=[
-                    {
-                        "name": "job",
-                        "in": "query",
-                        "description": "a job to tell of; may be given several times",
-                        "schema": {"type": "array", "items": {"type": "string"}, "maxItems": 100},
-                    }
-                ],
+                parameters=[_JOBS],
             )
         },
+        "/v1/overview": {
+            "get": _operation(
+                "What the first of the events tells, as one answer",
+                _answers(("400", "401", "403"), {"200": _json("The snapshot.", {"type": "object"})}),
+                parameters=[_JOBS],
+            )
+        },
+        "/v1/memory": {
+            "get": _operation(
+                "What the daemon's memory was, and when its process started",
+                _answers(("400", "401", "403"), {"200": _ref("The figures.", "Memory")}),
+                parameters=[_query("span_s", {"enum": list(SPANS_S), "default": 3600}, "how far back (s)")],
+            )
+        },
+        **_files(),
         "/livez": {"get": _open("The server answers", _answers(("403",), {"200": _text("ok")}))},
         "/readyz": {
             "get": _open(
@@ -157,8 +176,101 @@ def _paths(settings: HttpSettings) -> _Json:
                 _answers(("403",), {"200": {"description": "HTML.", "content": {"text/html": {}}}}),
             )
         },
+        "/page/{name}": {
+            "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "get": _open(
+                "A part of the page",
+                _answers(("403", "404"), {"200": {"description": "A script, style or picture."}}),
+            ),
+        },
         **_paddle(job, batch),
         **_tika(),
+    }
+
+
+def _files() -> _Json:
+    file: _Json = {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": "of the list, or a job's",
+        "schema": {"type": "string"},
+    }
+    page: _Json = {
+        "name": "page",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+    failures = {
+        "409": _ref("It is not ready, or the format was not made.", "Error"),
+        "422": _ref("The document could not be read.", "Error"),
+    }
+    kinds = {"type": "string", "enum": list(results.FORMATS), "default": "json"}
+    return {
+        "/v1/files": {
+            "get": _operation(
+                "Documents, the latest first: of the inboxes where these are shown, and jobs of the same key",
+                _answers(("400", "401", "403", "504"), {"200": _ref("A page of the list.", "Files")}),
+                parameters=[
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_ROWS}, "rows at most"),
+                    _query("before", {"type": "string"}, "where the page before ended, as it says itself"),
+                    _query("q", {"type": "string"}, "words that the name or the text has in a row"),
+                    _query("state", {"enum": ["failed"]}, "only those that failed"),
+                    _JOBS,
+                ],
+            )
+        },
+        "/v1/files/{id}": {
+            "parameters": [file],
+            "get": _operation(
+                "A document, and which formats there are of it",
+                _answers((*_READING, "504"), {"200": _ref("The document.", "File")}),
+            ),
+        },
+        "/v1/files/{id}/result": {
+            "parameters": [file],
+            "get": _operation(
+                "The result of a document",
+                _answers(
+                    (*_READING, "504"),
+                    {"200": _result("The record, or the format that was asked for."), **failures},
+                ),
+                parameters=[_query("format", kinds, "of the result")],
+            ),
+        },
+        "/v1/files/{id}/pages/{page}": {
+            "parameters": [file, page],
+            "get": _operation(
+                "A page of the record",
+                _answers((*_READING, "504"), {"200": _json("It.", {"type": "object"}), **failures}),
+            ),
+        },
+        "/v1/files/{id}/pages/{page}/picture": {
+            "parameters": [file, page],
+            "get": _operation(
+                "What a page looks like, where a browser can show it",
+                _answers(
+                    (*_READING, "504"),
+                    {"200": {"description": "A picture.", "content": {"image/*": {"schema": _BINARY}}}},
+                ),
+            ),
+        },
+        "/v1/files/{id}/retry": {
+            "parameters": [file],
+            "post": _operation(
+                "Read a document again that failed",
+                _answers(
+                    (*_READING, "504"),
+                    {
+                        "202": _ref("It is in the line.", "File"),
+                        "409": _ref("It has not failed.", "Error"),
+                        "429": _ref("Too many are to be read again already.", "Error"),
+                        "503": _ref("The spool cannot be written.", "Error"),
+                    },
+                ),
+            ),
+        },
     }
 
 
@@ -393,6 +505,64 @@ def _schemas() -> _Json:
                 "error": {"type": "object"},
             },
             "required": ["id", "status", "name", "received_at", "links"],
+        },
+        "File": {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string"},
+                "source": {"enum": ["folder", "http"]},
+                "name": {"type": "string", "description": "below its inbox, or as the client calls it"},
+                "state": {"enum": ["waiting", "reading", "done", "failed", "retrying"]},
+                "changed_at": {"type": "string", "format": "date-time"},
+                "page": {"type": "integer", "minimum": 1, "description": "in hand"},
+                "page_count": {"type": "integer", "minimum": 1},
+                "place": {"type": "integer", "minimum": 1},
+                "lines": {"type": "integer", "minimum": 0},
+                "ocr_ms": {"type": "integer", "minimum": 0},
+                "error": {
+                    "type": "object",
+                    "properties": {
+                        "code": {"type": "string"},
+                        "message": {"type": "string"},
+                        "hint": {"type": "string"},
+                        "attempts": {"type": "integer"},
+                        "will_retry": {"type": "boolean"},
+                    },
+                },
+                "excerpt": {
+                    "type": "array",
+                    "description": "what was searched for, between what stands before and after it",
+                    "items": {"type": "string"},
+                },
+                "formats": {"type": "array", "items": {"enum": list(results.FORMATS)}},
+            },
+            "required": ["id", "source", "name", "state", "changed_at"],
+        },
+        "Files": {
+            "type": "object",
+            "properties": {
+                "files": {"type": "array", "items": {"$ref": "#/components/schemas/File"}},
+                "before": {
+                    "type": ["string", "null"],
+                    "description": "for the next page; null: it is the last",
+                },
+                "searched": {"type": "integer"},
+                "total": {"type": "integer"},
+                "complete": {"type": "boolean", "description": "whether all was looked through once"},
+                "version": {"type": "integer"},
+            },
+            "required": ["files", "before", "searched", "total", "complete", "version"],
+        },
+        "Memory": {
+            "type": "object",
+            "properties": {
+                "span_s": {"type": "integer"},
+                "step_s": {"type": "integer"},
+                "points": {"type": "array", "description": "pairs of a time (s since 1970) and MiB"},
+                "starts": {"type": "array", "description": "pairs of a time and why, null: by somebody"},
+                "now": {"type": "number"},
+            },
+            "required": ["span_s", "step_s", "points", "starts", "now"],
         },
         "PaddleXRequest": {
             "type": "object",

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from aiohttp import web
 
@@ -72,6 +72,21 @@ MEDIA_TYPES: Final = {
 """Of documents, by their extension in the spool."""
 
 
+class Finished(Protocol):
+    """A document with a record, wherever it came from."""
+
+    @property
+    def renamed(self) -> str:
+        """What stands for its name in its results; "": its own."""
+
+    @property
+    def record(self) -> str:
+        """The path of its sidecar."""
+
+    def output(self, kind: str) -> str:
+        """The path of a further output, which may not be there."""
+
+
 def record_pieces(path: str, name: str) -> Iterator[bytes]:
     """A record with the name that the client gave its document. Raises OSError."""
     with open(path, "rb") as file:
@@ -85,14 +100,14 @@ def record_pieces(path: str, name: str) -> Iterator[bytes]:
             block = file.read(_BLOCK_BYTES)
 
 
-def written_pieces(job: Job, make: Callable[[About, Pictures], Writer]) -> Iterator[bytes]:
+def written_pieces(job: Finished, make: Callable[[About, Pictures], Writer]) -> Iterator[bytes]:
     """A format of a finished job that needs its record alone. Raises OSError."""
     with open(job.record, "rb") as file:
         source = reading.source(file)
         file.seek(0)
         pages = reading.count(file)
-        if job.ticket.name:
-            source = replace(source, name=job.ticket.name)
+        if job.renamed:
+            source = replace(source, name=job.renamed)
         writer = make(About(source, f"ocr-watcher {__version__}", pages), cast("Pictures", _NoPictures()))
         yield from writer.begin()
         file.seek(0)
@@ -108,7 +123,7 @@ class _NoPictures:
         raise OutputError(f"{name}: nothing is decoded here")
 
 
-async def send_format(request: web.Request, job: Job, kind: str) -> web.StreamResponse:
+async def send_format(request: web.Request, job: Finished, kind: str) -> web.StreamResponse:
     """Answer with a format of a finished job, a key of `FORMATS`. Raises `Problem` 404 and 409."""
     made = FORMATS[kind]
     if made.shows:
@@ -122,7 +137,7 @@ async def send_format(request: web.Request, job: Job, kind: str) -> web.StreamRe
         return web.FileResponse(job.output(kind), headers={"Content-Type": made.media_type})
     writer = made.writer
     if writer is None:
-        return await send(request, lambda: record_pieces(job.record, job.ticket.name), made.media_type)
+        return await send(request, lambda: record_pieces(job.record, job.renamed), made.media_type)
     return await send(request, lambda: written_pieces(job, writer), made.media_type)
 
 

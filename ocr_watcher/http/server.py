@@ -20,6 +20,8 @@ from ocr_watcher.http.app import HEADERS, App
 from ocr_watcher.http.daemon_state import ClusterState, DaemonState
 from ocr_watcher.http.gate import Gate, Keys
 from ocr_watcher.http.guard import IDLE_S, Guards
+from ocr_watcher.http.history import History
+from ocr_watcher.http.listing import Listing
 from ocr_watcher.http.service import Service
 from ocr_watcher.http.spool import Spool
 from ocr_watcher.http.waiting import Waiting
@@ -40,6 +42,7 @@ _STOP_S: Final = 5.0
 _LAST_HEADS_S: Final = 0.1
 _FIRST_PASSED_FD: Final = 3
 _SWEEP_S: Final = 60.0
+_REMEMBER_S: Final = 1.0
 
 
 def run(
@@ -106,7 +109,7 @@ class Server:
         self._gate = Gate(keys)
         self._spool = Spool(http.spool, http.keep_s)
         self._servers: list[asyncio.Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[object]] = []
 
     @property
     def address(self) -> str:
@@ -123,14 +126,20 @@ class Server:
         self._service = Service(
             self._http, spool=self._spool, waiting=waiting, daemon=daemon, headers=HEADERS
         )
+        folders = self._shows_folders()
+        self._listing = Listing(self._settings, self._spool, daemon=daemon, waiting=waiting, folders=folders)
+        history = History()
+        await asyncio.to_thread(history.read_log, self._settings.logging.file)
         guards = Guards()
         self.app = App(
             self._settings,
             self._service,
             gate=self._gate,
             guards=guards,
-            shows_folders=self._shows_folders(),
+            shows_folders=folders,
             collect=self._collect,
+            listing=self._listing,
+            history=history,
             log=self._log,
         ).make()
         # It logs every malformed request with a traceback, for whoever cares to fill the log.
@@ -155,7 +164,11 @@ class Server:
         self._servers = [
             await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in self._sockets
         ]
-        self._tasks = [asyncio.create_task(waiting.run()), asyncio.create_task(self._sweep())]
+        self._tasks = [
+            asyncio.create_task(one)
+            # The first look is the longest: nobody should have to wait for it.
+            for one in (waiting.run(), self._sweep(), _remember(history, daemon), self._listing.look())
+        ]
         self._log.info(
             "http.ready",
             address=self.address,
@@ -188,6 +201,13 @@ class Server:
             await asyncio.sleep(min(_SWEEP_S, max(0.5, self._http.keep_s / 4)))
             with suppress(OSError):
                 await asyncio.to_thread(self._spool.sweep)
+
+
+async def _remember(history: History, daemon: DaemonState) -> None:
+    """Keep the figures that the daemon tells."""
+    while True:
+        history.look(daemon.told, running=daemon.running)
+        await asyncio.sleep(_REMEMBER_S)
 
 
 # -- sockets ---------------------------------------------------------------------------------------

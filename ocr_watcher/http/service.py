@@ -89,6 +89,8 @@ class Service:
 
     def _check_room(self) -> None:
         if len(self.waiting) + self._committing >= self.settings.max_waiting:
+            self.waiting.look()  # some may have ended since
+        if len(self.waiting) + self._committing >= self.settings.max_waiting:
             wait_s = self.waiting.pace.retry_after_s(self.settings.max_waiting)
             raise Problem(
                 429,

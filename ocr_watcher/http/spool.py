@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ocr_watcher import names
 from ocr_watcher.errors import UnavailableError
+from ocr_watcher.http import previews
 from ocr_watcher.http.problems import Problem
 from ocr_watcher.inbox import records, ticket
 from ocr_watcher.inbox.records import RecordState
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _ORPHANED_S = 300.0
 # Bytes that are left free for records, journal and log.
 _RESERVE_BYTES = 64 << 20
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,25 @@ class Job:
     def extension(self) -> str:
         """Of the document, by its content."""
         return os.path.splitext(self.path)[1]
+
+    @property
+    def name(self) -> str:
+        """What the client calls it; "" where it did not say."""
+        return self.ticket.name
+
+    @property
+    def renamed(self) -> str:
+        """What stands for its name in its results."""
+        return self.ticket.name
+
+    @property
+    def beside(self) -> str:
+        """The path beside which its records are: its own."""
+        return self.path
+
+    def state(self, stamp: Stamp) -> RecordState:
+        """What its records say of this version."""
+        return records.lookup(self.path, stamp)
 
     @property
     def record(self) -> str:
@@ -146,6 +167,7 @@ class Spool:
         self.folder = folder
         self._keep_s = keep_s
         self._lock: int | None = None
+        self.secret = b""
 
     # -- the folder ----------------------------------------------------------------------------
 
@@ -171,6 +193,7 @@ class Spool:
                 f"another server already works on the spool {self.folder}",
                 hint="Stop it first; one is enough, however many clients there are.",
             ) from error
+        self.secret = _secret(self._lock)
         for entry in self.entries():
             if names.is_upload(entry.name):
                 with suppress(OSError):
@@ -253,6 +276,7 @@ class Spool:
         for name in (document, *names.records_of(document), *outputs, names.ticket_of(document)):
             with suppress(OSError):
                 os.unlink(self.folder / name)
+        previews.remove(self.folder, names.stem_of(job.id))
 
     def sweep(self, now_s: float | None = None) -> int:
         """Remove what was kept long enough; returns how many jobs that were."""
@@ -266,7 +290,18 @@ class Spool:
                 for name in sorted(by_stem[stem], key=_is_made):  # the document first, as in `remove`
                     with suppress(OSError):
                         os.unlink(self.folder / name)
+        previews.prune(self.folder, {names.stem_in(entry.name) for entry in entries} - set(over))
         return len(over)
+
+
+def _secret(lock: int) -> bytes:
+    """What ids of documents in folders are made with; in the lock file, so that they outlive the server."""
+    secret = os.pread(lock, _SECRET_BYTES, 0)
+    if len(secret) != _SECRET_BYTES:
+        secret = os.urandom(_SECRET_BYTES)
+        with suppress(OSError):  # a full disk: then they hold until the server ends
+            os.pwrite(lock, secret, 0)
+    return secret
 
 
 def _is_made(name: str) -> bool:

@@ -41,6 +41,7 @@ from ocr_watcher.jobs.verdict import DONE, Count, Interruption, Record, Verdict,
 from ocr_watcher.outputs import archive, commit, sidecar
 from ocr_watcher.outputs.base import About
 from ocr_watcher.outputs.formats import FORMATS
+from ocr_watcher.outputs.preview import Previews
 from ocr_watcher.outputs.writing import Writing
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class Tools:
     `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued, `somebody_hurries`
     whether one of them should not wait for this one. `places` says where records and finished documents go.
     `formats` are the outputs beside the JSON, keys of `outputs.formats.FORMATS`; `words` says that the JSON
-    has words. What is in `spool` says in its ticket what is wanted of it instead; what is in `bridge_spool`
-    may do so.
+    has words. What is in `spool` says in its ticket what is wanted of it instead, what is in `bridge_spool` may
+    do so; `spool` has previews, and with `shows_folders` all others have them too.
     """
 
     reader: Reader
@@ -110,6 +111,7 @@ class Tools:
     words: bool = False
     spool: Path | None = None
     bridge_spool: Path | None = None
+    shows_folders: bool = False
     clock: Callable[[], float] = time.monotonic
 
 
@@ -346,11 +348,12 @@ class Attempt:
             raise self._used_up  # those that were kept are of another version
         if first:
             tools.observer.resumed(job, first, opened.pages)
+        previews = self._previews(opened)
         for index in range(first, opened.pages):
             if index > first:
                 self._between_pages()
             tools.observer.page_started(job, index, opened.pages)
-            self._read_page(opened, index, pages)
+            self._read_page(opened, index, pages, previews)
         if pages.first_error is not None and pages.failed == len(pages):
             raise NoPageError(
                 f"none of {len(pages)} pages can be read: {pages.first_error.message}",
@@ -358,7 +361,17 @@ class Attempt:
             )
         return pages
 
-    def _read_page(self, opened: OpenDocument, index: int, pages: Pages) -> None:
+    def _previews(self, opened: OpenDocument) -> Previews | None:
+        """Where the looks of its pages go, for the server's page; None where nobody will look."""
+        job, spool = self._job, self._tools.spool
+        if spool is None or not (job.root == spool or self._tools.shows_folders):
+            return None
+        if opened.pages == 1 and os.path.splitext(job.name)[1].lower() in names.SHOWN_BY_BROWSERS:
+            return None
+        own = names.previews_of(job.path, job.stamp, in_spool=job.root == spool)
+        return Previews(spool / names.PREVIEWS / own)
+
+    def _read_page(self, opened: OpenDocument, index: int, pages: Pages, previews: Previews | None) -> None:
         job, tools = self._job, self._tools
         try:
             self._check_page(pages)
@@ -367,6 +380,7 @@ class Attempt:
                 index,
                 self._limits(),
                 shrunk=lambda side_px, why: tools.observer.out_of_memory(job, index, side_px, why),
+                previews=previews,
             )
         except _ANYTHING as raised:
             if isinstance(raised, Interruption):

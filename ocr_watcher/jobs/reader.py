@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from ocr_watcher.document import Page
-from ocr_watcher.errors import EngineLostError, OutOfMemoryError
+from ocr_watcher.errors import EngineLostError, FileError, OutOfMemoryError
 from ocr_watcher.inputs import table
 from ocr_watcher.ocr import order, orientation, result
+from ocr_watcher.outputs.preview import RENDER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ocr_watcher.document import Line, Polygon
     from ocr_watcher.inputs.base import DecodeLimits, OpenDocument, PageText, Picture
     from ocr_watcher.ocr.engine import Engine
+    from ocr_watcher.outputs.preview import Previews
 
 # A page that runs out of memory is read again at half the side, then at a quarter: a sixteenth of the
 # pixels. Text that survives less is not worth the time.
@@ -84,10 +86,12 @@ class Reader:
         limits: DecodeLimits,
         *,
         shrunk: Callable[[int, str], None] = lambda _side_px, _why: None,
+        previews: Previews | None = None,
     ) -> PageRead:
         """Read page `index`; only this page is made smaller where memory runs out.
 
-        `shrunk` is told each size (longer side, px) that was too large, and what ran out.
+        `shrunk` is told each size (longer side, px) that was too large, and what ran out. `previews` get what
+        the page looks like.
 
         Raises:
             EngineLostError: the engine does not work any more after it ran out of memory.
@@ -101,7 +105,7 @@ class Reader:
                 max_page_pixels=limits.max_page_pixels / shrink**2,
             )
             try:
-                return self._page(opened, index, smaller, full_side_px=limits.max_side_px)
+                return self._page(opened, index, smaller, limits.max_side_px, previews)
             except (OutOfMemoryError, MemoryError) as error:
                 last = str(error) or "an allocation failed"
             # Outside the handler: the error's traceback would keep the pixels alive.
@@ -110,10 +114,19 @@ class Reader:
             self._check_engine()
         raise OutOfMemoryError(f"{last} (also at a quarter of image.max_side_px)")
 
-    def _page(self, opened: OpenDocument, index: int, limits: DecodeLimits, *, full_side_px: int) -> PageRead:
+    def _page(
+        self,
+        opened: OpenDocument,
+        index: int,
+        limits: DecodeLimits,
+        full_side_px: int,
+        previews: Previews | None,
+    ) -> PageRead:
         began = self._clock()
         text = opened.page_text(index, limits)
         if text is not None:
+            if previews is not None and previews.wants_rendered(index):
+                _render(opened, index, limits, previews)
             return PageRead(_page_of(text, index), self._clock() - began)
         picture = opened.picture(index, limits)
         loaded = self._clock()
@@ -124,6 +137,8 @@ class Reader:
             for line in result.normalise(raw, words=self._words)
             if line.score >= self._min_score
         )
+        if previews is not None:
+            previews.add(index, picture.bgr)
         wanted_px = min(full_side_px, max(picture.width_px, picture.height_px))
         page = Page(
             index,
@@ -149,6 +164,19 @@ class Reader:
             self._engine.warm_up()
         except Exception as error:
             raise EngineLostError(f"the engine does not work after running out of memory: {error}") from error
+
+
+def _render(opened: OpenDocument, index: int, limits: DecodeLimits, previews: Previews) -> None:
+    """Decode a page for its preview alone. Where that cannot be, it has its text all the same."""
+    quickly = replace(
+        limits,
+        decode_timeout_s=min(RENDER_S, limits.decode_timeout_s),
+        pdf=replace(limits.pdf, page_timeout_s=min(RENDER_S, limits.pdf.page_timeout_s)),
+    )
+    try:
+        previews.add(index, opened.picture(index, quickly).bgr)
+    except (FileError, MemoryError):
+        previews.render_no_more()
 
 
 def _on_source(line: Line, picture: Picture, turn_deg: int) -> Line:

@@ -147,6 +147,7 @@ def build(
         somebody_hurries=somebody_hurries,
         spool=settings.http.spool if settings.http is not None else None,
         bridge_spool=settings.cluster.spool if settings.cluster.is_on else None,
+        shows_folders=settings.http is not None and settings.http.shows_folders,
         places=places,
         formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
         words=settings.output.words,

@@ -27,6 +27,7 @@ from ocr_watcher.service import assembly
 from ocr_watcher.service.health import Notifier
 from ocr_watcher.service.lock import hold_lock
 from ocr_watcher.service.reporter import Load, Reporter
+from ocr_watcher.service.retries import Retries
 from ocr_watcher.service.signals import Signals, name_of
 from ocr_watcher.service.suspension import Suspensions
 from ocr_watcher.service.told import StatusFile
@@ -179,6 +180,8 @@ class Daemon:
         for keeper in self._keepers:
             keeper.go()
         consumer.start()
+        if settings.http is not None:
+            Retries(settings, settings.http.spool, self._log).start()
         self._wait_for(self._keepers, Keeper.wait_until_watching, _WATCHING_S)
         self._log.info(
             "daemon.ready",
