@@ -1,10 +1,12 @@
 """A cluster on this machine, measured: memory of dispatcher and bridge, what the broker holds, throughput.
 
-    PYTHONPATH=.bench/cluster python -m benchmarks.cluster memory --finished 100000 --waiting 1000000 --jobs 10000
-    PYTHONPATH=.bench/cluster python -m benchmarks.cluster hosts --corpus FOLDER --files 600 --hosts 3
+    export PYTHONPATH=.bench/cluster
+    python -m benchmarks.cluster memory --finished 100000 --waiting 1000000
+    python -m benchmarks.cluster memory --jobs 10000
+    python -m benchmarks.cluster hosts --corpus FOLDER --files 600 --hosts 3
 
-`hosts` runs daemons with the real engine, one thread each, in namespaces of their own, against one alone on the
-same files. `memory` uses the tests' fake engine. Needs redis-server; `hosts` needs root.
+`hosts` runs daemons with the real engine, one thread each, in namespaces of their own, against one alone on
+the same files. `memory` uses the tests' fake engine. Needs redis-server; `hosts` needs root.
 """
 
 from __future__ import annotations
@@ -26,14 +28,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ocr_watcher.cluster.broker import queue_of
 from ocr_watcher.outputs import sidecar
 from tests.cluster import Cluster, cluster
-from tests.support import Process, dot, until
+from tests.support import Process, dot
 
 _MIB = 1 << 20
 
 
-def rss_mb(process: Process) -> float:
+def rss_mb(process: Process | None) -> float:
     """Resident memory, now (MiB)."""
-    return round(psutil.Process(process.pid).memory_info().rss / _MIB, 1)
+    return round(psutil.Process(there(process).pid).memory_info().rss / _MIB, 1)
+
+
+def there(process: Process | None) -> Process:
+    """The same; it was started."""
+    if process is None:
+        raise ValueError("it was not started")
+    return process
 
 
 def records(share: Path) -> int:
@@ -78,49 +87,46 @@ def waiting(share: Path, count: int) -> None:
 def memory(folder: Path, asked: argparse.Namespace) -> None:
     """Dispatcher with finished and waiting documents, bridge through many jobs."""
     with cluster(folder, hosts=0) as made:
-        dispatcher = made.dispatcher
-        assert dispatcher is not None
-        print(f"dispatcher, empty share: RSS {rss_mb(dispatcher)} MiB")
+        print(f"dispatcher, empty share: RSS {rss_mb(made.dispatcher)} MiB", flush=True)
         if asked.finished:
             finished(made.share, asked.finished)
-            began = time.monotonic()
-            made.start_dispatcher().wait_for("scan.done", seconds=3600)
-            (scan, *_) = made.dispatcher.events("scan.done") if made.dispatcher else [{}]
+            scan = scanned(made)
             print(
-                f"{asked.finished} finished: first scan {scan['duration_ms']} ms after {time.monotonic() - began:.0f} s"
+                f"{scan['current']} finished: scan {scan['duration_ms']} ms; RSS {rss_mb(made.dispatcher)} MiB"
             )
-            print(f"dispatcher, {scan['current']} finished: RSS {rss_mb(made.dispatcher)} MiB")  # type: ignore[arg-type]
         if asked.waiting:
             waiting(made.share, asked.waiting)
+            scan = scanned(made)
             client, name = made.redis.client(), queue_of("scans")
-            before = client.info("memory")["used_memory"]
-            made.start_dispatcher().wait_for("scan.done", seconds=3600)
-            most = 0
-            until_at = time.monotonic() + 30
-            while time.monotonic() < until_at:
+            most, until = 0, time.monotonic() + 30
+            while time.monotonic() < until:
                 most = max(most, client.llen(name))
                 time.sleep(0.2)
-            grown = client.info("memory")["used_memory"] - before
-            scan = made.dispatcher.events("scan.done")[0]  # type: ignore[union-attr]
-            print(f"{asked.waiting} waiting: {most} messages in Redis at most, {grown / 1024:.0f} KiB more than empty; "
-                  f"first scan {scan['duration_ms']} ms; dispatcher RSS {rss_mb(made.dispatcher)} MiB")  # type: ignore[arg-type]  # fmt: skip
+            kib = client.memory_usage(name, samples=0) / 1024
+            print(f"{asked.waiting} waiting: {most} messages in Redis at most, {kib:.0f} KiB; "
+                  f"scan {scan['duration_ms']} ms; RSS {rss_mb(made.dispatcher)} MiB")  # fmt: skip
         if asked.jobs:
-            host = made.add_host()
-            assert host.bridge is not None
-            host.bridge.wait_for("bridge.ready")
-            start_mb = rss_mb(host.bridge)
-            new = made.share / "new"
-            new.mkdir()
-            began = time.monotonic()
-            most_mb = start_mb
-            for number in range(asked.jobs):
-                dot(made.folder / "new.png", (12, 12)).rename(new / f"{number}.png")
-            while (ended := len(host.bridge.events("job.ended"))) < asked.jobs:
-                most_mb = max(most_mb, rss_mb(host.bridge))
-                time.sleep(2)
-            took_s = time.monotonic() - began
-            print(f"bridge: RSS {start_mb} MiB at the start, {rss_mb(host.bridge)} after {ended} jobs, {most_mb} at most; "
-                  f"{ended / took_s:.0f} jobs/s")  # fmt: skip
+            jobs(made, asked.jobs)
+
+
+def scanned(made: Cluster) -> dict[str, int]:
+    """Start the dispatcher anew; returns what its first scan told."""
+    return made.start_dispatcher().wait_for("scan.done", seconds=3600)[0]
+
+
+def jobs(made: Cluster, count: int) -> None:
+    """One host reads so many documents of no work."""
+    bridge = there(made.add_host().bridge)
+    bridge.wait_for("bridge.ready")
+    start_mb = most_mb = rss_mb(bridge)
+    began = time.monotonic()
+    for number in range(count):
+        dot(made.folder / "new.png", (12, 12)).rename(made.share / f"{number}.png")
+    while (ended := len(bridge.events("job.ended"))) < count:
+        most_mb = max(most_mb, rss_mb(bridge))
+        time.sleep(5)
+    print(f"bridge: RSS {start_mb} MiB at the start, {rss_mb(bridge)} after {ended} jobs, {most_mb} at most; "
+          f"{ended / (time.monotonic() - began):.0f} jobs/s")  # fmt: skip
 
 
 # -- throughput ------------------------------------------------------------------------------------
@@ -129,37 +135,35 @@ def memory(folder: Path, asked: argparse.Namespace) -> None:
 def run_hosts(folder: Path, corpus: list[Path], count: int, hosts: int) -> float:
     """Read `count` files with so many hosts; returns files a second from the first to the last record."""
     folder.mkdir()
-    sections = {"ocr": {"threads": 1}, "watch": {"rescan_interval_s": 60}}
-    environment = {"FAKE_AWAY_S": "30", "FAKE_LOST_S": "15"}
-    with cluster(folder, hosts=0, environment=environment, **sections) as made:
+    environment = {"FAKE_AWAY_S": "30", "FAKE_LOST_S": "15", "FAKE_HEARTBEAT_S": "2", "FAKE_LISTEN_S": "5"}
+    with cluster(folder, hosts=0, environment=environment, ocr={"threads": 1}) as made:
         for _ in range(hosts):
             host = made.add_host(apart=True, real=True)
-            assert host.bridge is not None
-            assert host.daemon is not None
-            host.daemon.wait_for("daemon.ready", seconds=300)
-            host.bridge.wait_for("bridge.ready")
+            there(host.daemon).wait_for("daemon.ready", seconds=300)
+            there(host.bridge).wait_for("bridge.ready")
         return measure(made, corpus, count)
 
 
 def measure(made: Cluster, corpus: list[Path], count: int) -> float:
     """Drop everything, wait for all records, look at them."""
+    began = time.monotonic()
     for number in range(count):
         picture = corpus[number % len(corpus)]
         shutil.copy(picture, made.folder / "new")
         (made.folder / "new").rename(made.share / f"{number:05}{picture.suffix}")
-    began = time.monotonic()
     while records(made.share) < count:
         time.sleep(0.1)
     took_s = time.monotonic() - began
-    ended = [event for host in made.hosts if host.bridge for event in host.bridge.events("job.ended")]
-    done = [event for event in ended if event["outcome"] == "done"]
-    each = [len(host.bridge.events("job.ended")) for host in made.hosts if host.bridge]
-    read = sum(len(host.daemon.events("ocr.done")) for host in made.hosts if host.daemon)
-    took_ms = statistics.median(event["took_ms"] for event in done)
-    rss = [(rss_mb(host.daemon), rss_mb(host.bridge)) for host in made.hosts if host.daemon and host.bridge]
-    print(f"{len(made.hosts)} hosts: {count} files in {took_s:.1f} s, {count / took_s:.2f}/s; jobs of each host {each}; "
-          f"readings {read}; median job {took_ms:.0f} ms; RSS daemon, bridge {rss}", flush=True)  # fmt: skip
-    assert len(done) == count == read
+    time.sleep(1)
+    ended = [there(host.bridge).events("job.ended") for host in made.hosts]
+    readings = sum(len(there(host.daemon).events("ocr.done")) for host in made.hosts)
+    took_ms = statistics.median(event["took_ms"] for events in ended for event in events)
+    rss = [(rss_mb(host.daemon), rss_mb(host.bridge)) for host in made.hosts]
+    print(f"{len(made.hosts)} hosts: {count} files in {took_s:.1f} s, {count / took_s:.2f}/s; "
+          f"jobs {[len(events) for events in ended]}, {readings} readings, median {took_ms:.0f} ms; "
+          f"RSS of daemon, bridge {rss}; dispatcher {rss_mb(made.dispatcher)}", flush=True)  # fmt: skip
+    if not count == readings == sum(len(events) for events in ended):
+        raise ValueError("something was read twice, or not at all")
     return count / took_s
 
 
@@ -174,11 +178,11 @@ def alone(folder: Path, corpus: list[Path], count: int) -> float:
     daemon = Process(["-m", "ocr_watcher", "run", "-c", "config.yaml"], folder)
     try:
         daemon.wait_for("daemon.ready", seconds=300)
+        began = time.monotonic()
         for number in range(count):
             picture = corpus[number % len(corpus)]
             shutil.copy(picture, folder / "new")
             (folder / "new").rename(inbox / f"{number:05}{picture.suffix}")
-        began = time.monotonic()
         while records(inbox) < count:
             time.sleep(0.1)
         took_s = time.monotonic() - began
@@ -195,7 +199,10 @@ def hosts(folder: Path, asked: argparse.Namespace) -> None:
         base = alone(folder / f"alone{turn}", corpus, asked.files)
         one = run_hosts(folder / f"one{turn}", corpus, asked.files, 1)
         many = run_hosts(folder / f"many{turn}", corpus, asked.files, asked.hosts)
-        print(f"one host / alone {one / base:.2f}; {asked.hosts} hosts / alone {many / base:.2f}", flush=True)
+        print(
+            f"one host {one / base:.2f}, {asked.hosts} hosts {many / base:.2f} of one daemon alone",
+            flush=True,
+        )
 
 
 def main() -> None:

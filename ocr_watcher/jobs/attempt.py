@@ -89,8 +89,8 @@ class Tools:
     `page_mb` is `Engine.page_mb`; `others_wait` tells whether another job is queued, `somebody_hurries`
     whether one of them should not wait for this one. `places` says where records and finished documents go.
     `formats` are the outputs beside the JSON, keys of `outputs.formats.FORMATS`; `words` says that the JSON
-    has words. What is in `spool` says in its ticket what is wanted of it instead, what is in `bridge_spool` may
-    do so; `spool` has previews, and with `shows_folders` all others have them too.
+    has words. What is in `spool` says in its ticket what is wanted of it instead, what is in `bridge_spool`
+    may do so; `spool` has previews, and with `shows_folders` all others have them too.
     """
 
     reader: Reader
