@@ -91,9 +91,8 @@ def memory(folder: Path, asked: argparse.Namespace) -> None:
         if asked.finished:
             finished(made.share, asked.finished)
             scan = scanned(made)
-            print(
-                f"{scan['current']} finished: scan {scan['duration_ms']} ms; RSS {rss_mb(made.dispatcher)} MiB"
-            )
+            took_ms = scan["duration_ms"]
+            print(f"{scan['current']} finished: scan {took_ms} ms; RSS {rss_mb(made.dispatcher)} MiB")
         if asked.waiting:
             waiting(made.share, asked.waiting)
             scan = scanned(made)
@@ -193,7 +192,7 @@ def alone(folder: Path, corpus: list[Path], count: int) -> float:
 
 
 def hosts(folder: Path, asked: argparse.Namespace) -> None:
-    """One alone, one through the broker, several; repeated, because other work on the machine comes and goes."""
+    """One alone, one through the broker, several; repeated, since other work here comes and goes."""
     corpus = sorted(path for path in asked.corpus.iterdir() if path.suffix in (".jpg", ".png"))
     for turn in range(asked.repeat):
         base = alone(folder / f"alone{turn}", corpus, asked.files)

@@ -24,6 +24,7 @@ from ocr_watcher.cluster.broker import (
     HEARTBEAT,
     OFFLINE,
     ONLINE,
+    RETURNED,
     BrokerError,
     Event,
     Herald,
@@ -193,6 +194,9 @@ class Bridge:
         self._begun += 1
         try:
             end = self._carry(message, began)
+        except NotTakenError:
+            self._herald.tell_soon(Event(RETURNED, {"uuid": message.id}))
+            raise
         finally:
             self._in_hand = ""
             self._on_share_since = None

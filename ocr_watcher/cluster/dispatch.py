@@ -26,6 +26,7 @@ from ocr_watcher.cluster.broker import (
     ENDED_ASIDE,
     HEARTBEAT,
     OFFLINE,
+    RETURNED,
     SUCCEEDED,
     BrokerError,
     Event,
@@ -360,6 +361,8 @@ class Dispatch:
             self._hosts.hear(host, beat)
         elif kind == OFFLINE:
             self._hosts.leave(host)
+        elif kind == RETURNED:
+            self._window.returned(str(event.get("uuid")))
         elif kind in (SUCCEEDED, ENDED_ASIDE):
             # Celery tells the representation of what the task returned.
             outcome = str(event.get("outcome", "") or event.get("result", "")).strip("'\"")
