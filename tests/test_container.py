@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 
 from tests.cluster import SERVER
 from tests.container import TAG, Container, Image, Store, network, running, why_not
@@ -70,25 +71,36 @@ def configured(folder: Path, more: str) -> Path:
 
 
 def mixed(folder: Path, count: int) -> list[Path]:
-    """Scans of many sizes and formats, up to A4 at 600 dpi."""
+    """Scans of many sizes and formats, up to A4 at 600 dpi; of those in `CONTAINER_CORPUS` where it is set."""
     number = random.Random(1)  # noqa: S311 - repeatable
-    sizes = [(640, 480), (1240, 1754), (2480, 3508), (1024, 768), (4961, 7016), (3000, 1200), (600, 2400)]
-    kinds = ["jpg", "png", "tif", "webp", "jpg", "bmp", "gif"]
-    sources = []
-    for turn, size in enumerate(sizes):
-        path = folder / f"source{turn}.png"
-        text = f"INVOICE {number.randrange(10**6)}"
-        sources.append(draw(path, text, size))
+    if corpus := os.environ.get("CONTAINER_CORPUS"):
+        sources = sorted(path for path in Path(corpus).iterdir() if path.suffix in (".jpg", ".png"))
+        number.shuffle(sources)
+    else:
+        sizes = [(640, 480), (1240, 1754), (2480, 3508), (1024, 768), (4961, 7016), (3000, 1200), (600, 2400)]
+        sources = [printed(folder / f"source{turn}.png", size, number) for turn, size in enumerate(sizes)]
     made = []
     for turn in range(count):
-        source, kind = sources[turn % len(sources)], kinds[turn % len(kinds) - turn // len(kinds) % 2]
-        with Picture.open(source) as picture:
-            if kind in ("bmp", "webp", "gif") and picture.width > 2000:
-                kind = "jpg"
+        with Picture.open(sources[turn % len(sources)]) as picture:
+            kind = number.choice(["jpg", "jpg", "png", "tif", "webp", "bmp"])
+            if picture.width * picture.height > 3_000_000 and kind in ("tif", "bmp", "webp"):
+                kind = "png"  # image.max_file_mb
             path = folder / f"{turn:04}.{kind}"
-            picture.save(path, quality=80) if kind == "jpg" else picture.save(path)
+            picture.convert("L" if number.random() < 0.3 else "RGB").save(path)
         made.append(path)
     return made
+
+
+def printed(path: Path, size: tuple[int, int], number: random.Random) -> Path:
+    """A page full of lines."""
+    picture = Picture.new("L", size, 255)
+    height = max(16, size[1] // 60)
+    font = ImageFont.load_default(size=height * 0.7)
+    for top in range(height, size[1] - 2 * height, height):
+        words = " ".join(str(number.randrange(10**6)) for _ in range(6))
+        ImageDraw.Draw(picture).text((size[0] * 0.05, top), words, 0, font)
+    picture.save(path)
+    return path
 
 
 def test_it_reads_what_is_dropped_into_a_mounted_inbox(image: Image, tmp_path: Path) -> None:
