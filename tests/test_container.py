@@ -71,7 +71,7 @@ def configured(folder: Path, more: str) -> Path:
 
 
 def mixed(folder: Path, count: int) -> list[Path]:
-        sizes = [(640, 480), (1240, 1754), (2480, 3508), (1024, 768), (4961, 7016), (3000, 1200)]
+    """Scans of many sizes and formats, up to A4 at 600 dpi; or out of the folder `CONTAINER_CORPUS`."""
     number = random.Random(1)  # noqa: S311 - repeatable
     if corpus := os.environ.get("CONTAINER_CORPUS"):
         sources = sorted(path for path in Path(corpus).iterdir() if path.suffix in (".jpg", ".png"))
