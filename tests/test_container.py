@@ -129,7 +129,7 @@ def test_it_is_ill_where_nothing_of_it_works(image: Image, tmp_path: Path) -> No
     inbox = belongs_to(image, tmp_path / "inbox")
     container = Container(image, tmp_path / "c", {"/inbox": inbox}, entrypoint=["sleep"], command=["60"])
     with running(container):
-        until(lambda: container.run_inside("true").returncode == 0)
+        until(lambda: container.run_inside("test", "-e", "/opt/ocr-watcher/health").returncode == 0)
         health = container.run_inside(*image.config["Healthcheck"]["Test"][1:])
         assert (health.returncode, health.stdout.strip()) == (1, "no process of ours")
 
@@ -181,6 +181,7 @@ def test_it_reads_mixed_images_within_a_memory_limit(
         )
         assert errors == []
         assert container.out_of_memory() == 0
+        assert limited == 0, (container.cgroup / "memory.stat").read_text()
 
 
 # -- compose.yaml ----------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ def _one_or_many(value: object) -> object:
         return (value,)
     if not isinstance(value, list | tuple):
         raise _refused("must be a folder or a list of folders")
-    if not 1 <= len(value) <= _MAX_INBOXES:
-        raise _refused(f"must name at least one folder, and at most {_MAX_INBOXES}")
+    if len(value) > _MAX_INBOXES:
+        raise _refused(f"must name at most {_MAX_INBOXES} folders")
     return tuple(value)
 
 
@@ -222,7 +222,7 @@ class Section(BaseModel):
 
 
 class WatchSettings(Section):
-    """Which files are read, and when they count as complete. `inbox` has absolute paths, and at least one."""
+    """Which files are read, and when they count as complete. `inbox` has absolute paths."""
 
     inbox: Annotated[tuple[_Folder, ...], BeforeValidator(_one_or_many), AfterValidator(_no_duplicates)] = (
         Field(default="inbox", validate_default=True)
@@ -538,13 +538,15 @@ class Settings(Section):
     def _cluster_apart(cls, cluster: ClusterSettings, info: ValidationInfo) -> ClusterSettings:
         """Refuse folders in which a document would be found twice, or by the wrong process."""
         http: HttpSettings | None = info.data.get("http")
+        watch: WatchSettings | None = info.data.get("watch")
+        if watch is not None and not watch.inbox and http is None and cluster.broker is None:
+            raise _refused("must name at least one folder", at=("watch", "inbox"))
         if cluster.broker is None:
             if http is not None and http.via == "cluster":
                 raise _refused("needs cluster.broker and cluster.roots", at=("http", "via"))
             return cluster
         if not cluster.roots:
             raise _refused("must name at least one shared folder, name: folder", at=("cluster", "roots"))
-        watch: WatchSettings | None = info.data.get("watch")
         local: list[Path | None] = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
         if http is not None and http.via == "daemon":
             local.append(http.spool)
