@@ -110,7 +110,7 @@ def _export(record: Path, kinds: Sequence[str], places: Places, limits: DecodeLi
         with open_file(folder, record.name) as file:
             like = os.fstat(file.fileno())
             text = file.read().decode("utf-8")
-        source, pages = sidecar.read(text)
+        source, pages = sidecar.read(text, words=any(FORMATS[kind].words for kind in kinds))
         document = _document_of(record.name, source)
         commit.check_place(folder, document, kinds)
         with ExitStack() as at_end:
