@@ -249,6 +249,9 @@ class Container:
     def kill(self) -> None:
         """End it, whatever it does."""
         if self.process is not None and self.process.poll() is None:
+            # Its process 1 has another user by now, and does not die with its parent.
+            with contextlib.suppress(AssertionError, ProcessLookupError):
+                os.kill(self._first(), signal.SIGKILL)
             self.process.kill()
             self.process.wait()
         if self.memory_mb is not None and self.cgroup.exists():
@@ -258,6 +261,7 @@ class Container:
                     self.cgroup.rmdir()
                     return
                 time.sleep(0.1)
+            raise AssertionError(f"something is left in {self.cgroup}")
 
 
 @contextlib.contextmanager
