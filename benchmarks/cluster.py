@@ -38,6 +38,12 @@ def rss_mb(process: Process | None) -> float:
     return round(psutil.Process(there(process).pid).memory_info().rss / _MIB, 1)
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used (s)."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
 def there(process: Process | None) -> Process:
     """The same; it was started."""
     if process is None:
@@ -118,14 +124,19 @@ def jobs(made: Cluster, count: int) -> None:
     bridge = there(made.add_host().bridge)
     bridge.wait_for("bridge.ready")
     start_mb = most_mb = rss_mb(bridge)
+    pids = {"dispatcher": there(made.dispatcher).pid, "bridge": bridge.pid, "redis": made.redis.pid}
+    used_s = {name: cpu_s(pid) for name, pid in pids.items()}
     began = time.monotonic()
     for number in range(count):
         dot(made.folder / "new.png", (12, 12)).rename(made.share / f"{number}.png")
     while (ended := len(bridge.events("job.ended"))) < count:
         most_mb = max(most_mb, rss_mb(bridge))
         time.sleep(5)
+    took_s = time.monotonic() - began
+    each = {name: f"{(cpu_s(pid) - used_s[name]) / ended * 1000:.1f} ms" for name, pid in pids.items()}
     print(f"bridge: RSS {start_mb} MiB at the start, {rss_mb(bridge)} after {ended} jobs, {most_mb} at most; "
-          f"{ended / (time.monotonic() - began):.0f} jobs/s")  # fmt: skip
+          f"{ended / took_s:.0f} jobs/s; processor time of a job {each}; "
+          f"dispatcher RSS {rss_mb(made.dispatcher)}")  # fmt: skip
 
 
 # -- throughput ------------------------------------------------------------------------------------
