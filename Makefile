@@ -24,7 +24,7 @@ run: models ## set everything up and watch ./inbox
 
 serve: models ## set everything up, watch ./inbox and serve over HTTP; prints the address
 	@mkdir -p inbox
-	@$(BIN)/python -m ocr_watcher.http.together $(CONFIG)
+	@$(BIN)/python -m ocr_watcher.service.together serve $(CONFIG)
 
 test: $(INSTALLED) ## run the tests with the real engines
 	@$(BIN)/ocr-watcher models pull --all

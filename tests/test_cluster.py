@@ -11,16 +11,15 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ocr_watcher import config, names
 from tests.cluster import Cluster, cluster, why_not
-from tests.support import PYTHONPATH, dot, sidecar_of, until
+from tests.support import PYTHONPATH, Process, dot, sidecar_of, until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.support import Process
 
 if not why_not():
     from ocr_watcher.cluster import examination, overview
@@ -298,3 +297,29 @@ def test_figures_for_prometheus(tmp_path: Path) -> None:
         assert families["ocrwatcher_dispatch_hosts"].samples[0].value == 1
         assert families["ocrwatcher_dispatch_window_capacity"].samples[0].value == 256
         assert str(tmp_path) not in figures
+
+
+def test_uploads_to_a_host_without_an_engine_are_read_by_others(tmp_path: Path) -> None:
+    with cluster(tmp_path, hosts=1) as made:
+        front = made.config("front")
+        document = yaml.safe_load((front / "config.yaml").read_text())
+        document["http"] = {"via": "cluster", "port": 0, "spool": str(made.share / "uploads")}
+        (front / "config.yaml").write_text(yaml.safe_dump(document))
+        server = Process(["-m", "ocr_watcher", "serve", "-c", "config.yaml"], front)
+        try:
+            (ready,) = server.wait_for("http.ready")
+            picture = dot(tmp_path / "new.png", (70, 20)).read_bytes()
+            for wanted in ("json", "hocr", "pdf"):
+                request = urllib.request.Request(  # noqa: S310 - ours
+                    f"{ready['address']}/v1/ocr?format={wanted}", data=picture, method="POST"
+                )
+                with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - ours
+                    content = answer.read()
+                    assert answer.status == 200
+                if wanted == "json":
+                    assert json.loads(content)["pages"][0]["width_px"] == 70
+                if wanted == "pdf":
+                    assert content.startswith(b"%PDF")
+            assert [width for _, width in made.reads()] == [70] * 3
+        finally:
+            server.close()

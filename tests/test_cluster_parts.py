@@ -132,17 +132,34 @@ def test_what_neither_broker_nor_bridge_has_is_lost(tmp_path: Path) -> None:
     first, second = offered(window, tmp_path, 2)
     window.sent(first.id)
     window.sent(second.id)
+    assert window.look([(second.id, "host1")], {"scans": 0}) == []
     clock.pass_(LOST_S + 1)
     assert window.look([(second.id, "host1")], {"scans": 0}) == [job(tmp_path, 0)]
     assert [task for task, _ in window.jobs()] == [second.id]
+
+
+def test_what_has_just_left_the_broker_is_on_its_way(tmp_path: Path) -> None:
+    clock = Clock()
+    window = Window(3, clock)
+    (only,) = offered(window, tmp_path, 1)
+    window.sent(only.id)
+    clock.pass_(100 * LOST_S)  # behind others
+    assert window.look([], {"scans": 1}) == []
+    clock.pass_(1)
+    assert window.look([], {"scans": 0}) == []  # a bridge has taken it, and has not told yet
+    clock.pass_(LOST_S - 2)
+    assert window.look([(only.id, "host1")], {"scans": 0}) == []
+    clock.pass_(LOST_S - 2)
+    assert window.look([], {"scans": 0}) == []  # it has ended, and the event is on its way
 
 
 def test_what_is_not_sent_yet_is_not_lost(tmp_path: Path) -> None:
     clock = Clock()
     window = Window(3, clock)
     offered(window, tmp_path, 1)
-    clock.pass_(10 * LOST_S)
-    assert window.look([], {"scans": 0}) == []
+    for _ in range(2):
+        clock.pass_(10 * LOST_S)
+        assert window.look([], {"scans": 0}) == []
     assert len(window.unsent()) == 1
 
 
@@ -152,10 +169,23 @@ def test_what_a_host_had_that_went_away_is_lost_also_behind_a_full_queue(tmp_pat
     (only,) = offered(window, tmp_path, 1)
     window.sent(only.id)
     assert window.look([(only.id, "host1")], {"scans": 9}) == []
+    assert window.look([], {"scans": 9}) == []
     clock.pass_(LOST_S - 1)
     assert window.look([], {"scans": 9}) == []
     clock.pass_(2)
     assert window.look([], {"scans": 9}) == [job(tmp_path, 0)]
+
+
+def test_what_a_host_gave_back_is_in_the_broker_again(tmp_path: Path) -> None:
+    clock = Clock()
+    window = Window(3, clock)
+    (only,) = offered(window, tmp_path, 1)
+    window.sent(only.id)
+    assert window.look([(only.id, "host1")], {"scans": 0}) == []
+    window.returned(only.id)
+    for _ in range(3):
+        clock.pass_(LOST_S)
+        assert window.look([], {"scans": 1}) == []
 
 
 # -- hosts --------------------------------------------------------------------------------------

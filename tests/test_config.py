@@ -340,7 +340,7 @@ def test_a_home_folder_nobody_has_is_refused_wherever_it_comes_from(
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
-        ("inbox: []", "found a list; must name at least one folder, and at most 100"),
+        ("inbox: []", "found a list; must name at least one folder"),
         ("inbox: [a, b, ./a]", "found a list; must not name a folder twice: {here}/a"),
         (
             "inbox: [a, a/b]",
@@ -896,3 +896,36 @@ def test_whatever_is_right_survives_effective(
     assert settings is not None
     assert settings.ocr.params == params
     assert check_anything(scratch, effective(settings)) == settings
+
+
+CLUSTER = "cluster: {broker: 'redis://b/0', roots: {scans: /srv/scans}"
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("cluster: {broker: 'http://b'}", 'cluster.broker: found "http://b"; must be a URL that begins with'),
+        ("cluster: {broker: 'redis://b'}", "must name at least one shared folder"),
+        ("cluster: {roots: {Scans: /srv/scans}}", "must be a name of small letters, digits, - and _"),
+        (CLUSTER + ", spool: /srv/scans/spool}", "must be a folder apart from /srv/scans"),
+        (CLUSTER + ", visibility_timeout_s: 1}", "cluster.visibility_timeout_s"),
+        (CLUSTER + "}\nwatch: {inbox: /srv/scans/in}", "must be apart from /srv/scans/in"),
+        (CLUSTER + "}\noutput: {folder: /srv/scans/out}", "must be outside the roots of the cluster"),
+        ("cluster: {broker: 'redis://b', roots: {a: /srv/s, b: /srv/s/b}}", "must be apart from /srv/s/b"),
+        ("http: {via: cluster}", "needs cluster.broker and cluster.roots"),
+        (CLUSTER + "}\nhttp: {via: cluster}", "must be one of cluster.roots, or in one"),
+        (
+            CLUSTER + "}\nhttp: {via: cluster, spool: /srv/scans/up}\noutput: {folder: /srv/out}",
+            "cannot be used with http.via: cluster",
+        ),
+    ],
+)
+def test_folders_of_a_cluster_are_apart(write: Write, text: str, mistake: str) -> None:
+    assert mistake in "\n".join(mistakes(write(text)))
+
+
+def test_a_cluster_is_off_without_a_broker_and_on_with_one(write: Write) -> None:
+    assert not load(write("{}")).cluster.is_on
+    settings = load(write(CLUSTER + "}\nhttp: {via: cluster, spool: /srv/scans/uploads}"))
+    assert settings.cluster.is_on
+    assert str(settings.cluster.spool) == f"{settings.state_dir}-cluster"

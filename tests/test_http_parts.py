@@ -509,8 +509,8 @@ def test_daemon_and_server_start_and_end_together(tmp_path: Path) -> None:
     write_config(tmp_path, http={"port": 0}, memory={"max_jobs": 1})
     # The program, on the fake engine.
     code = (
-        "import sys; from ocr_watcher.http.together import Together;"
-        "sys.exit(Together([sys.executable, '-m', 'tests.fake_daemon'], 'config.yaml').run())"
+        "import sys; from ocr_watcher.service.together import Together;"
+        "sys.exit(Together([sys.executable, '-m', 'tests.fake_daemon'], 'config.yaml', 'serve').run())"
     )
     both = Process(["-c", code], tmp_path)
     try:

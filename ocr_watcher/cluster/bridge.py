@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from ocr_watcher import __version__, log, names
+from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.cluster import metrics
 from ocr_watcher.cluster.aside import Aside, ShareKeeper
 from ocr_watcher.cluster.broker import (
     HEARTBEAT,
     OFFLINE,
     ONLINE,
+    RETURNED,
     BrokerError,
     Event,
     Herald,
@@ -121,6 +122,7 @@ class Bridge:
 
     def run(self) -> ExitCode:
         """Work until a signal; returns the exit code. Raises `ServiceError`."""
+        memory.use_one_heap()
         with self._signals.handled():
             self._log.info(
                 "bridge.starting",
@@ -192,6 +194,9 @@ class Bridge:
         self._begun += 1
         try:
             end = self._carry(message, began)
+        except NotTakenError:
+            self._herald.tell_soon(Event(RETURNED, {"uuid": message.id}))
+            raise
         finally:
             self._in_hand = ""
             self._on_share_since = None

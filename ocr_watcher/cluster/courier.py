@@ -24,7 +24,7 @@ from ocr_watcher.errors import (
     OutputExistsError,
     VanishedError,
 )
-from ocr_watcher.inbox import records
+from ocr_watcher.inbox import records, ticket
 from ocr_watcher.inbox.files import open_file, open_folder, stat_file
 from ocr_watcher.inbox.records import RecordState
 from ocr_watcher.job import Outcome, Stamp
@@ -99,6 +99,7 @@ class Courier:
                 commit.check_place(folders.records, message.name)
                 with open_file(folders.document, message.name) as original:
                     errand = self._spool.begin(message)
+                    self._spool.bring_ticket(errand, ticket.read(message.name, folder=folders.document))
                     if self._spool.bring(errand, original):
                         return errand, None
             end = End.CHANGED

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from ocr_watcher import __version__, log, names
+from ocr_watcher import __version__, log, memory, names
 from ocr_watcher.cluster import metrics, roots
 from ocr_watcher.cluster.broker import (
     DISPATCH,
     ENDED_ASIDE,
     HEARTBEAT,
     OFFLINE,
+    RETURNED,
     SUCCEEDED,
     BrokerError,
     Event,
@@ -115,6 +116,7 @@ class Dispatch:
     def run(self) -> ExitCode:
         """Work until a signal; returns the exit code. Raises `ServiceError`."""
         settings = self._settings
+        memory.use_one_heap()
         with self._signals.handled():
             self._log.info(
                 "dispatch.starting",
@@ -359,6 +361,8 @@ class Dispatch:
             self._hosts.hear(host, beat)
         elif kind == OFFLINE:
             self._hosts.leave(host)
+        elif kind == RETURNED:
+            self._window.returned(str(event.get("uuid")))
         elif kind in (SUCCEEDED, ENDED_ASIDE):
             # Celery tells the representation of what the task returned.
             outcome = str(event.get("outcome", "") or event.get("result", "")).strip("'\"")

@@ -126,6 +126,13 @@ class Spool:
                     return Errand(message, folder)
         raise SpoolError("every folder of the spool is taken")
 
+    @staticmethod
+    def bring_ticket(errand: Errand, content: bytes | None) -> None:
+        """What a client of the HTTP server asked for with the document, before it. Raises `SpoolError`."""
+        if content is not None:
+            with as_spool_error():
+                _write(errand.folder / names.ticket_of(errand.message.name), content)
+
     def bring(self, errand: Errand, original: BufferedReader) -> bool:
         """Copy the document in, with its time, flush it, and show it to the daemon; False where it changed.
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ocr_watcher.job import Job
 
 LOST_S: Final = 15.0
-"""How long a job may be neither in the broker nor in a bridge's heartbeat: on its way between them."""
+"""How long a job may be neither in the broker nor in a bridge's heartbeat, on its way between them.
+
+A heartbeat comes every 2 s, and every 2 s it is looked."""
 # A queue that is never empty hides a lost message; so after this long a job is offered again anyway. Where
 # it was not lost it is in the broker twice, and the second one ends at once.
 _LONGEST_S: Final = 3600.0
@@ -27,13 +29,17 @@ _LONGEST_S: Final = 3600.0
 
 @dataclass
 class _Offered:
-    """A job in the window. `unseen_at` is since when (monotonic s) no bridge is known to have it."""
+    """A job in the window.
+
+    `sent_at` is when it was sent (monotonic s), `holder` the bridge that was last known to have it, and
+    `missed_at` since when it is neither with one nor, as far as can be told, in the broker.
+    """
 
     job: Job
     message: Message
-    sent: bool = False
-    unseen_at: float = 0.0
+    sent_at: float | None = None
     holder: str = ""
+    missed_at: float | None = None
 
 
 class Window:
@@ -59,13 +65,19 @@ class Window:
     def unsent(self) -> list[Message]:
         """What is to be sent, the oldest first."""
         with self._lock:
-            return [one.message for one in self._offered.values() if not one.sent]
+            return [one.message for one in self._offered.values() if one.sent_at is None]
 
     def sent(self, task: str) -> None:
         """A message is in the broker, or a bridge has the job already."""
         with self._lock:
             if (one := self._offered.get(task)) is not None:
-                one.sent, one.unseen_at = True, self._clock()
+                one.sent_at = self._clock()
+
+    def returned(self, task: str) -> None:
+        """A bridge has put a message back into the broker."""
+        with self._lock:
+            if (one := self._offered.get(task)) is not None:
+                one.holder, one.missed_at = "", None
 
     def ended(self, task: str) -> Job | None:
         """A job has ended: it leaves. None where it is not here (any more)."""
@@ -95,16 +107,18 @@ class Window:
         lost = []
         with self._lock:
             for task, one in list(self._offered.items()):
-                if not one.sent:
+                if one.sent_at is None:
                     continue
-                holder = held.get(task, "")
-                if holder:
-                    one.holder, one.unseen_at = holder, now
+                if holder := held.get(task, ""):
+                    one.holder, one.missed_at, one.sent_at = holder, None, now
                     continue
-                unseen_s = now - one.unseen_at
                 # Whose bridge went away is not waited for: the broker would deliver it only much later.
-                empty = queued.get(one.message.root) == 0
-                if (unseen_s > LOST_S and (empty or one.holder)) or unseen_s > _LONGEST_S:
+                if one.holder or queued.get(one.message.root) == 0:
+                    one.missed_at = one.missed_at if one.missed_at is not None else now
+                else:
+                    one.missed_at = None
+                missed = one.missed_at is not None and now - one.missed_at > LOST_S
+                if missed or now - one.sent_at > _LONGEST_S:
                     del self._offered[task]
                     lost.append(one.job)
         return lost

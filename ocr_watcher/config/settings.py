@@ -97,8 +97,8 @@ def _one_or_many(value: object) -> object:
         return (value,)
     if not isinstance(value, list | tuple):
         raise _refused("must be a folder or a list of folders")
-    if not 1 <= len(value) <= _MAX_INBOXES:
-        raise _refused(f"must name at least one folder, and at most {_MAX_INBOXES}")
+    if len(value) > _MAX_INBOXES:
+        raise _refused(f"must name at most {_MAX_INBOXES} folders")
     return tuple(value)
 
 
@@ -227,7 +227,7 @@ class Section(BaseModel):
 
 
 class WatchSettings(Section):
-    """Which files are read, and when they count as complete. `inbox` has absolute paths, and at least one."""
+    """Which files are read, and when they count as complete. `inbox` has absolute paths."""
 
     inbox: Annotated[tuple[_Folder, ...], BeforeValidator(_one_or_many), AfterValidator(_no_duplicates)] = (
         Field(default="inbox", validate_default=True)
@@ -416,8 +416,12 @@ def _keys_file(value: object, info: ValidationInfo) -> Path | None:
 
 
 class HttpSettings(Section):
-    """The HTTP server. `spool` and `api_keys_file` are absolute; `show_folders` is None for: on loopback."""
+    """The HTTP server. `via` says who reads: the daemon of this host, or the hosts of a cluster.
 
+    `spool` and `api_keys_file` are absolute; `show_folders` is None for: on loopback.
+    """
+
+    via: Literal["daemon", "cluster"] = "daemon"
     host: _Text = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     api_keys_file: Annotated[Path | None, BeforeValidator(_keys_file)] = None
@@ -538,34 +542,59 @@ class Settings(Section):
     @classmethod
     def _cluster_apart(cls, cluster: ClusterSettings, info: ValidationInfo) -> ClusterSettings:
         """Refuse folders in which a document would be found twice, or by the wrong process."""
+        http: HttpSettings | None = info.data.get("http")
+        watch: WatchSettings | None = info.data.get("watch")
+        if watch is not None and not watch.inbox and http is None and cluster.broker is None:
+            raise _refused("must name at least one folder", at=("watch", "inbox"))
         if cluster.broker is None:
+            if http is not None and http.via == "cluster":
+                raise _refused("needs cluster.broker and cluster.roots", at=("http", "via"))
             return cluster
         if not cluster.roots:
             raise _refused("must name at least one shared folder, name: folder", at=("cluster", "roots"))
-        watch: WatchSettings | None = info.data.get("watch")
-        output: OutputSettings | None = info.data.get("output")
-        http: HttpSettings | None = info.data.get("http")
-        local = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
-        local += [] if http is None else [http.spool]
-        for name, root in cluster.roots.items():
-            others = [other for key, other in cluster.roots.items() if key != name]
-            for other in (*local, *others):
-                if other is not None and _are_near(root, other):
-                    text = f"must be apart from {other}: a document in both would be read twice"
-                    raise _refused(text, at=("cluster", "roots", name))
-            for key in ("folder", "archive"):
-                tree: Path | None = getattr(output, key, None)
-                if tree is not None and _is_inside(tree, root):
-                    raise _refused(f"must be outside {name}, a root of the cluster", at=("output", key))
-        for other in (*local, *cluster.roots.values()):
-            if other is not None and _are_near(cluster.spool, other):
-                raise _refused(f"must be a folder apart from {other}", at=("cluster", "spool"))
+        local: list[Path | None] = [*(watch.inbox if watch is not None else ()), info.data.get("state_dir")]
+        if http is not None and http.via == "daemon":
+            local.append(http.spool)
+        _check_roots(cluster, [folder for folder in local if folder is not None])
+        _check_results(cluster, info.data.get("output"), http)
         return cluster
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.model_dump() == other.model_dump()
 
     __hash__ = None  # type: ignore[assignment] # `ocr.params` is a dictionary, which has no hash
+
+
+def _check_roots(cluster: ClusterSettings, local: list[Path]) -> None:
+    """Refuse roots and a spool that are, hold or lie in another folder of documents."""
+    for name, root in cluster.roots.items():
+        others = [other for key, other in cluster.roots.items() if key != name]
+        for other in (*local, *others):
+            if _are_near(root, other):
+                text = f"must be apart from {other}: a document in both would be read twice"
+                raise _refused(text, at=("cluster", "roots", name))
+    for other in (*local, *cluster.roots.values()):
+        if _are_near(cluster.spool, other):
+            raise _refused(f"must be a folder apart from {other}", at=("cluster", "spool"))
+
+
+def _check_results(
+    cluster: ClusterSettings, output: OutputSettings | None, http: HttpSettings | None
+) -> None:
+    """Refuse results within a root, and a server that would look for its results in the wrong place."""
+    shared = http is not None and http.via == "cluster"
+    for key in ("folder", "archive"):
+        tree: Path | None = getattr(output, key, None)
+        if tree is not None and shared:
+            raise _refused("cannot be used with http.via: cluster", at=("output", key))
+        if tree is not None and any(_is_inside(tree, root) for root in cluster.roots.values()):
+            raise _refused("must be outside the roots of the cluster", at=("output", key))
+    if (
+        shared
+        and http is not None
+        and not any(_is_inside(http.spool, root) for root in cluster.roots.values())
+    ):
+        raise _refused("must be one of cluster.roots, or in one", at=("http", "spool"))
 
 
 def _are_near(one: Path, other: Path) -> bool:

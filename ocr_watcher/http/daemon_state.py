@@ -114,5 +114,20 @@ class DaemonState:
         return self._wall_clock() - told_at > self._silent_s
 
 
+class ClusterState(DaemonState):
+    """In its place where the hosts of a cluster read: the share is the queue, so work is always taken in.
+
+    Who reads is not known here: a server speaks to no broker.
+    """
+
+    def problem(self) -> Problem | None:
+        """See `DaemonState`."""
+        return None
+
+    def page_of(self, job: Job) -> tuple[int, int | None] | None:  # noqa: ARG002 - of the base
+        """See `DaemonState`."""
+        return None
+
+
 def _away(message: str, hint: str) -> Problem:
     return Problem(503, "daemon_away", message, hint=hint, headers={"Retry-After": "10"})

@@ -17,7 +17,7 @@ from ocr_watcher import log
 from ocr_watcher.config import is_loopback
 from ocr_watcher.errors import ConfigError, ExitCode, UnavailableError
 from ocr_watcher.http.app import HEADERS, App
-from ocr_watcher.http.daemon_state import DaemonState
+from ocr_watcher.http.daemon_state import ClusterState, DaemonState
 from ocr_watcher.http.gate import Gate, Keys
 from ocr_watcher.http.guard import IDLE_S, Guards
 from ocr_watcher.http.history import History
@@ -119,9 +119,8 @@ class Server:
     async def start(self) -> None:
         """Answer requests from now on. Raises `UnavailableError`."""
         self._spool.open()
-        daemon = DaemonState(
-            self._settings.state_dir, self._http.spool, self._settings.memory.stats_interval_s
-        )
+        state = ClusterState if self._http.via == "cluster" else DaemonState
+        daemon = state(self._settings.state_dir, self._http.spool, self._settings.memory.stats_interval_s)
         waiting = Waiting(self._spool)
         waiting.add(self._spool.unfinished())
         self._service = Service(

@@ -64,12 +64,18 @@ def parse(content: bytes) -> Ticket | None:
 
 def of_document(document: str, *, folder: int | None = None) -> Ticket | None:
     """The ticket of a document (a path, or a name in an open folder); None where there is none."""
+    content = read(document, folder=folder)
+    return None if content is None else parse(content)
+
+
+def read(document: str, *, folder: int | None = None) -> bytes | None:
+    """The file of that ticket; None where there is none."""
     head, tail = os.path.split(document)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(os.path.join(head, names.ticket_of(tail)), flags, dir_fd=folder)
         try:
-            return parse(os.read(fd, _MAX_BYTES))
+            return os.read(fd, _MAX_BYTES)
         finally:
             os.close(fd)
     except OSError:

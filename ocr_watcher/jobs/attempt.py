@@ -90,7 +90,8 @@ class Tools:
     whether one of them should not wait for this one. `places` says where records and finished documents go.
     `formats` are the outputs beside the JSON, keys of `outputs.formats.FORMATS`; `words` says that the JSON
     has words; `settings` is `Document.settings`. What is in `spool` says in its ticket what is wanted of it
-    instead; it has previews, and with `shows_folders` all others have them too.
+    instead, what is in `bridge_spool` may do so; `spool` has previews, and with `shows_folders` all others
+    have them too.
     """
 
     reader: Reader
@@ -111,6 +112,7 @@ class Tools:
     words: bool = False
     settings: str = ""
     spool: Path | None = None
+    bridge_spool: Path | None = None
     shows_folders: bool = False
     clock: Callable[[], float] = time.monotonic
 
@@ -314,9 +316,10 @@ class Attempt:
         The server makes what needs the record alone, when somebody asks for it.
         """
         job, tools = self._job, self._tools
-        if tools.spool is None or job.root != tools.spool:
+        in_a_spool = job.root in (tools.spool, tools.bridge_spool)
+        asked = ticket.of_document(job.name, folder=folder) if in_a_spool else None
+        if asked is None and job.root != tools.spool:
             return tools.formats, tools.words
-        asked = ticket.of_document(job.name, folder=folder)
         kinds = [kind for kind in (asked.formats if asked is not None else ()) if kind in FORMATS]
         made = tuple(kind for kind in kinds if FORMATS[kind].pictures)
         return made, tools.words or any(FORMATS[kind].words for kind in kinds)

@@ -150,6 +150,7 @@ def build(
         others_wait=others_wait,
         somebody_hurries=somebody_hurries,
         spool=settings.http.spool if settings.http is not None else None,
+        bridge_spool=settings.cluster.spool if settings.cluster.is_on else None,
         shows_folders=settings.http is not None and settings.http.shows_folders,
         places=places,
         formats=tuple(kind for kind in settings.output.formats if kind in FORMATS),
@@ -205,6 +206,7 @@ def needs_words(settings: Settings) -> bool:
     return (
         settings.output.words
         or settings.http is not None
+        or settings.cluster.is_on
         or any(FORMATS[kind].words for kind in formats if kind in FORMATS)
     )
 

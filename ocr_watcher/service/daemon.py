@@ -131,7 +131,7 @@ class Daemon:
         places = Places.of(self._settings)
         wish = reread.requested(self._settings)
         kept = [(inbox, habits, places) for inbox in watch.inbox]
-        if self._settings.http is not None:
+        if self._settings.http is not None and self._settings.http.via == "daemon":
             spool = assembly.make_spool(self._settings.http.spool, "http.spool")
             kept.append((spool, assembly.spool_habits(self._settings), Places()))
         if self._settings.cluster.is_on:

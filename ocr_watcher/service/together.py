@@ -1,7 +1,7 @@
-"""Daemon and server under one roof, for machines without a service manager: `make serve`.
+"""The daemon and one process beside it under one roof, where there is no service manager.
 
-Two processes, as ever. The daemon is started again when it asks for that (75). The end of either, or one
-Ctrl-C, is the end of both.
+`make serve` runs the server with it, a container the bridge. Two processes, as ever. Either is started again
+when it asks for that (75); any other end of one, or one Ctrl-C, is the end of both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ocr_watcher.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import FrameType
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -29,10 +29,11 @@ def _end_with_parent() -> None:
 class Together:
     """The two processes. `run` is called once, in the main thread."""
 
-    def __init__(self, program: Sequence[str], config: str) -> None:
-        """`program` is how `ocr-watcher` is called."""
+    def __init__(self, program: Sequence[str], config: str, verb: str) -> None:
+        """`program` is how `ocr-watcher` is called, `verb` what it does beside `run`."""
         self._program = tuple(program)
         self._config = config
+        self._verbs = (verb, "run")
         self._asked_to_stop = False
 
     def run(self) -> int:
@@ -41,29 +42,19 @@ class Together:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._stop)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        server, daemon = self._start("serve"), self._start("run")
-        while True:
-            if self._asked_to_stop:
-                code = 0
-                break
-            if server.poll() is not None:
-                code = server.returncode
-                break
-            if daemon.poll() is not None:
-                if daemon.returncode != ExitCode.RECYCLE:
-                    code = daemon.returncode
-                    break
-                daemon = self._start("run")
+        running = {verb: self._start(verb) for verb in self._verbs}
+        while not self._asked_to_stop:
+            ended = {
+                verb: process.returncode for verb, process in running.items() if process.poll() is not None
+            }
+            for verb, code in ended.items():
+                if code != ExitCode.RECYCLE:
+                    _end(running.values())
+                    return code
+                running[verb] = self._start(verb)
             signal.sigtimedwait({signal.SIGCHLD}, 1.0)
-        for process in (server, daemon):
-            process.terminate()
-        for process in (server, daemon):
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        return code
+        _end(running.values())
+        return 0
 
     def _start(self, verb: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - this program
@@ -76,10 +67,21 @@ class Together:
         self._asked_to_stop = True
 
 
+def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def main(arguments: Sequence[str]) -> int:
-    """`python -m ocr_watcher.http.together CONFIG`."""
-    config = arguments[0] if arguments else "config.yaml"
-    return Together([sys.executable, "-m", "ocr_watcher"], config).run()
+    """`python -m ocr_watcher.service.together VERB CONFIG`."""
+    verb, config = arguments
+    return Together([sys.executable, "-m", "ocr_watcher"], config, verb).run()
 
 
 if __name__ == "__main__":
