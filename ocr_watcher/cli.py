@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     once = verb("once", _once, "do what is in the inbox, or the given files, then exit")
     once.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of images")
     text = verb("text", _text, "read files and print their text; writes nothing")
-    text.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
+    text.add_argument(
+        "--format", choices=("txt", "json", "hocr", "alto", "tsv"), default="txt", help="default: txt"
+    )
     text.add_argument("files", nargs="+", metavar="FILE", help="images; - is standard input")
     verb(
         "check-config",
@@ -327,6 +329,11 @@ def _text(asked: argparse.Namespace) -> int:
     from ocr_watcher import log
     from ocr_watcher.verbs import configuration
 
+    if asked.format not in ("txt", "json") and len(asked.files) > 1:
+        raise UsageError(
+            f"--format {asked.format} is of one file, and here are {len(asked.files)}",
+            hint="Call it once for each, or have it made by the service: output.formats.",
+        )
     settings = configuration.load(asked.config)
     log.set_up("warning", None, 1, 1)
     # Whatever a library prints goes to standard error: standard output is for the text.

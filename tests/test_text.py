@@ -72,6 +72,25 @@ def test_standard_input_and_json(folder: Path) -> None:
     assert one["text"] == "48x64"
 
 
+@pytest.mark.parametrize(
+    ("kind", "begins", "has"),
+    [
+        ("tsv", b"level\tpage_num\t", b"\t48x64\n"),
+        ("hocr", b"<?xml ", b">48x64</span>"),
+        ("alto", b"<?xml ", b'CONTENT="48x64"'),
+    ],
+)
+def test_further_formats_of_one_file(folder: Path, kind: str, begins: bytes, has: bytes) -> None:
+    dot(folder / "a.png")
+    result = run(folder, "--format", kind, "a.png")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(begins)
+    assert has in result.stdout
+    result = run(folder, "--format", kind, "a.png", "a.png")
+    assert (result.returncode, result.stdout) == (64, b"")
+    assert f"--format {kind} is of one file, and here are 2".encode() in result.stderr
+
+
 def test_what_cannot_be_read_is_told_on_standard_error_and_the_others_are_read(folder: Path) -> None:
     (folder / "bad.png").write_text("no image")
     dot(folder / "good.png")

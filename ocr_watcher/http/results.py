@@ -7,16 +7,15 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
 from ocr_watcher import __version__
-from ocr_watcher.errors import OutputError
 from ocr_watcher.http.problems import Problem, not_found
 from ocr_watcher.outputs import reading
 from ocr_watcher.outputs.alto import AltoWriter
-from ocr_watcher.outputs.base import About
+from ocr_watcher.outputs.base import NO_PICTURES, About
 from ocr_watcher.outputs.hocr import HocrWriter
 from ocr_watcher.outputs.tsv import TsvWriter
 from ocr_watcher.outputs.txt import TextWriter
@@ -108,19 +107,12 @@ def written_pieces(job: Finished, make: Callable[[About, Pictures], Writer]) -> 
         pages = reading.count(file)
         if job.renamed:
             source = replace(source, name=job.renamed)
-        writer = make(About(source, f"ocr-watcher {__version__}", pages), cast("Pictures", _NoPictures()))
+        writer = make(About(source, f"ocr-watcher {__version__}", pages), NO_PICTURES)
         yield from writer.begin()
         file.seek(0)
         for page in reading.pages(file):
             yield from writer.page(page)
         yield from writer.end()
-
-
-class _NoPictures:
-    """In the place of `outputs.base.Pictures`: what needs them is made by the daemon."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise OutputError(f"{name}: nothing is decoded here")
 
 
 async def send_format(request: web.Request, job: Finished, kind: str) -> web.StreamResponse:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from ocr_watcher.document import Word
+from ocr_watcher.errors import OutputError
 from ocr_watcher.ocr import order, words
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class Pictures(Protocol):
 
     def with_layer(self, layer: bytes, pages: Sequence[int]) -> Iterator[bytes]:
         """The PDF with text on some pages, see `inputs.base.Layered`."""
+
+
+class _NoPictures:
+    """Writers of text do not ask for pictures."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise OutputError(f"{name}: nothing is decoded here")
+
+
+NO_PICTURES: Final = cast("Pictures", _NoPictures())
+"""For formats that show no pictures, where there is no document to show."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import io
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO
 
 from ocr_watcher import names
 from ocr_watcher.document import Document, MemoryUse, Page, PageError, Source, Timing
@@ -21,6 +21,8 @@ from ocr_watcher.inputs.table import HEAD_BYTES
 from ocr_watcher.job import Stamp
 from ocr_watcher.jobs.reader import PageRead
 from ocr_watcher.outputs import sidecar
+from ocr_watcher.outputs.base import NO_PICTURES, About
+from ocr_watcher.outputs.formats import FORMATS
 from ocr_watcher.service import assembly
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from ocr_watcher.inputs.base import OpenDocument
     from ocr_watcher.service.assembly import MakeEngine
 
-Format = Literal["txt", "json"]
-FORMATS: tuple[Format, ...] = ("txt", "json")
 STANDARD_INPUT = "-"
 
 
@@ -63,20 +63,21 @@ def read(
     settings: Settings,
     make_engine: MakeEngine,
     files: Iterable[str],
-    file_format: Format,
+    file_format: str,
     *,
     standard_input: BinaryIO,
     write: Callable[[bytes], object],
 ) -> Iterator[Failure | Unreadable]:
     """Read files one after the other and write each page's text, or each file's record, as it is ready.
 
-    `txt` sets pages and files apart by a form feed, as `pdftotext` does; `json` is one record a line.
+    `txt` sets pages and files apart by a form feed, as `pdftotext` does; `json` is one record a line; of
+    the others one file makes a whole.
 
     Args:
         settings: the configuration; its limits hold.
         make_engine: loads the engine.
         files: paths, or `STANDARD_INPUT`.
-        file_format: what is written.
+        file_format: what is written, `txt`, `json`, or a key of `outputs.formats.FORMATS` without pictures.
         standard_input: where `STANDARD_INPUT` is read from.
         write: takes the bytes.
 
@@ -87,6 +88,9 @@ def read(
     Raises:
         ServiceError: the engine cannot be loaded.
     """
+    if file_format in FORMATS and FORMATS[file_format].words:
+        output = settings.output.model_copy(update={"words": True})
+        settings = settings.model_copy(update={"output": output})
     work = assembly.load(settings, make_engine)
     try:
         between = b""
@@ -128,18 +132,21 @@ def _pieces(
     work: assembly.Loaded,
     file: BinaryIO,
     name: str,
-    file_format: Format,
+    file_format: str,
     troubles: _Troubles,
     *,
     words: bool,
 ) -> Iterator[bytes]:
     """What is to be written of a file; notes in `troubles` what is wrong with its pages."""
     if file_format == "txt":
-        for read in _pages(work, file, troubles):
+        for read in _opened_pages(work, file, troubles):
             yield (read.page.text + "\n").encode() if read.page.text else b""
         return
+    if file_format != "json":
+        yield from _written(work, file, name, file_format, troubles)
+        return
     started, rss_before_mb = time.monotonic(), work.memory.rss_mb()
-    reads = list(_pages(work, file, troubles))
+    reads = list(_opened_pages(work, file, troubles))
     figures = work.memory.figures()
     pages = tuple(read.page for read in reads)
     document = Document(
@@ -163,6 +170,24 @@ def _pieces(
     yield from sidecar.document_json(document, words=words)
 
 
+def _written(
+    work: assembly.Loaded, file: BinaryIO, name: str, kind: str, troubles: _Troubles
+) -> Iterator[bytes]:
+    """A further output, a page at a time."""
+    source = _source(file, name)
+    opened = work.reader.open(file, work.limits)
+    try:
+        writer = FORMATS[kind].writer(
+            About(source, f"ocr-watcher {work.facts.ocr_watcher}", opened.pages), NO_PICTURES
+        )
+        yield from writer.begin()
+        for read in _pages(work, opened, troubles):
+            yield from writer.page(read.page)
+        yield from writer.end()
+    finally:
+        opened.close()
+
+
 def _source(file: BinaryIO, name: str) -> Source:
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # any file in binary mode
@@ -171,22 +196,26 @@ def _source(file: BinaryIO, name: str) -> Source:
     return Source(Path(name).name, Stamp(size_bytes, mtime_ns), sha256)
 
 
-def _pages(work: assembly.Loaded, file: BinaryIO, troubles: _Troubles) -> Iterator[PageRead]:
+def _opened_pages(work: assembly.Loaded, file: BinaryIO, troubles: _Troubles) -> Iterator[PageRead]:
     opened = work.reader.open(file, work.limits)
     try:
-        for index in range(opened.pages):
-            try:
-                read = _page(work, opened, index)
-            except FileError as error:
-                if not opened.has_separate_pages or opened.pages == 1 or isinstance(error, EngineLostError):
-                    raise
-                troubles.bad_pages.append(error)
-                read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
-            troubles.unreadable += read.page.unreadable
-            yield read
-            work.memory.give_back()
+        yield from _pages(work, opened, troubles)
     finally:
         opened.close()
+
+
+def _pages(work: assembly.Loaded, opened: OpenDocument, troubles: _Troubles) -> Iterator[PageRead]:
+    for index in range(opened.pages):
+        try:
+            read = _page(work, opened, index)
+        except FileError as error:
+            if not opened.has_separate_pages or opened.pages == 1 or isinstance(error, EngineLostError):
+                raise
+            troubles.bad_pages.append(error)
+            read = PageRead(Page(index, 0, 0, 1.0, (), "", error=PageError(error.code, str(error))))
+        troubles.unreadable += read.page.unreadable
+        yield read
+        work.memory.give_back()
 
 
 def _page(work: assembly.Loaded, opened: OpenDocument, index: int) -> PageRead:
