@@ -89,7 +89,7 @@ REQUESTS = {
     "no boundary": post(b"/v1/ocr", b"x", b"multipart/form-data"),
     "a boundary of 1,000": post(b"/v1/ocr", b"x", b"multipart/form-data; boundary=" + b"b" * 1000),
     "no part": form(b""),
-    "100,000 parts": form(part(b"a", b"x") * 8000),
+    "100,000 parts": form(b"".join(part(b"a%d" % number, b"x") for number in range(8000))),
     "a part with 10,000 headers": form(part(b"file", PNG, b"X: a\r\n" * 10_000)),
     "a part with a head of 100 kB": form(part(b"file", PNG, b"X: " + b"a" * 100_000 + b"\r\n")),
     "a part of parts": form(part(b"file", PNG, b"Content-Type: multipart/mixed; boundary=y\r\n")),
@@ -99,6 +99,7 @@ REQUESTS = {
         b"/v1/ocr", b"hello", b"image/png\r\nContent-Disposition: ;;\xff=\xfe"
     ),
     "two files": form(part(b"file", PNG) * 2),
+    "a field twice": form(part(b"file", PNG) + part(b"x", b"1") * 2),
     "a file and no end": form(part(b"file", PNG))[:-30],
     "no JSON": post(b"/ocr", b"{"),
     "JSON that is no object": post(b"/ocr", b"[1]"),

@@ -9,6 +9,7 @@ from aiohttp.multipart import content_disposition_filename, parse_content_dispos
 
 from ocr_watcher.http.bodies import quietly
 from ocr_watcher.http.problems import bad_request
+from ocr_watcher.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,10 @@ async def take_form(receipt: Receipt, body: Body, file_field: str | None) -> For
     async for part in body.parts():
         is_file = part.filename is not None if file_field is None else part.name == file_field
         if not is_file:
-            fields[part.name or ""] = await body.part_text(part)
+            field_name = part.name or ""
+            if field_name in fields:
+                raise bad_request(f"the field {printable(field_name)!r} is there twice", hint="Send it once.")
+            fields[field_name] = await body.part_text(part)
             continue
         if name is not None:
             raise bad_request("there are two files", hint="Send one a request.")
