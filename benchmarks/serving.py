@@ -54,6 +54,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=64, help="of load and chaos")
     parser.add_argument("--seconds", type=float, default=300, help="of load and chaos")
     parser.add_argument("--rounds", type=int, default=5, help="of load: by HTTP and by folder in turn")
+    parser.add_argument(
+        "--rss-limit-mb", type=int, help="of chaos: recycle at this resident memory, not every 20 files"
+    )
     parser.add_argument("--model", default="PP-OCRv6_small")
     parser.add_argument("--params", type=yaml.safe_load, default={}, help="ocr.params, as {name: value, ...}")
     return parser.parse_args()
@@ -422,7 +425,9 @@ def chaos(asked: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(1)  # noqa: S311 - when it happens
     kills = ["run"] * 10 + ["serve"] * 3
     chance.shuffle(kills)
-    with Pair(asked, memory={"max_jobs": 20}, http={"wait_s": 50}) as pair:
+    limit_mb = asked.rss_limit_mb
+    recycle = {"max_jobs": 20} if limit_mb is None else {"soft_limit_mb": limit_mb, "rss_limit_mb": limit_mb}
+    with Pair(asked, memory=recycle, http={"wait_s": 50}) as pair:
         clients = Clients(pair, documents, texts_of(pair, documents))
 
         def during(seconds: float) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from ocr_watcher import log
+from ocr_watcher import log, memory
 from ocr_watcher.config import is_loopback
 from ocr_watcher.errors import ConfigError, ExitCode, UnavailableError
 from ocr_watcher.http.app import HEADERS, App
@@ -60,6 +60,7 @@ def run(
         collect: gives what `status --json` prints.
         ready: is called with the address when requests are answered.
     """
+    memory.use_one_heap()
     sockets = passed_sockets(os.environ) or [listen(http)]
     try:
         server = Server(settings, http, sockets, collect=collect, log=log.get())
