@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import yaml
 from pydantic import ValidationError
 
-from ocr_watcher.config import diagnosis
+from ocr_watcher.config import diagnosis, profiles
 from ocr_watcher.config.settings import (
     DEFAULT_MEMORY_ENV,
     ONLY_WHERE_GIVEN,
@@ -114,7 +114,7 @@ def _settings(file: YamlFile, base: Path, checks: Iterable[Check]) -> Settings:
     """Validate the whole file, and raise all its mistakes at once. `base`: relative paths start there."""
     diagnosis.set_aside_unknown_keys(file)
     # Sections that the file does not have are validated too: their default paths need `base`.
-    data = {name: {} for name in SECTIONS if name not in ONLY_WHERE_GIVEN} | file.data
+    data = profiles.laid_under({name: {} for name in SECTIONS if name not in ONLY_WHERE_GIVEN} | file.data)
     settings, details = _validated(data, base)
     file.mistakes.extend(diagnosis.in_words(detail, file) for detail in details)
     checks = tuple(checks)

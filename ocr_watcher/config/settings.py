@@ -282,8 +282,12 @@ class PdfSettings(Section):
 
 
 class OcrSettings(Section):
-    """The engine. `model` is a name or the absolute path of a folder; `model_store` always has a value."""
+    """The engine. `model` is a name or the absolute path of a folder; `model_store` always has a value.
 
+    What `profile` says is already in all other settings, see `profiles.laid_under`.
+    """
+
+    profile: Literal["balanced", "fast", "small-memory", "accurate"] = "balanced"
     engine: Literal["onnxruntime", "paddle"] = "onnxruntime"
     provider: Literal["auto", "onnxruntime", "openvino"] = "auto"
     precision: Literal["auto", "fp32"] = "auto"

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ocr_watcher.config import Settings
 
 # These decide where models are and how quickly they compute, not what comes out.
-_INDIFFERENT = {"model_store", "threads", "job_timeout_s"}
+# A profile is a name for other settings, which count themselves.
+_INDIFFERENT = {"profile", "model_store", "threads", "job_timeout_s"}
 
 
 def decisive(settings: Settings) -> dict[str, object]:
