@@ -94,7 +94,7 @@ def test_the_same_lines_as_the_unmodified_pipeline(
 
 
 @needs_vnni
-@pytest.mark.parametrize(("model", "least"), [("PP-OCRv6_small", 0.9), ("PP-OCRv6_tiny", 0.85)])
+@pytest.mark.parametrize(("model", "least"), [("PP-OCRv6_small", 0.8), ("PP-OCRv6_tiny", 0.85)])
 def test_8_bits_read_nearly_the_same(model_store: Path, model: str, least: float) -> None:
     spec = models.resolve(model, model_store, "onnxruntime", None)
     exact = paddle_ocr.create("onnxruntime", spec, 0, {}, precision="fp32")

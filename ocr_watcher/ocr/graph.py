@@ -1,4 +1,4 @@
-"""Changes to a text recogniser's ONNX graph that make it faster: no softmax at its end, and 8-bit products.
+"""Changes to a text recogniser's ONNX graph that make it faster: no softmax, any height, 8-bit products.
 
 They are made in memory when the model is loaded; the model's file stays as it is.
 """
@@ -84,6 +84,33 @@ class RecogniserGraph:
         self._graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shape))
         self._prune()
         return True
+
+    def take_any_height(self) -> None:
+        """Accept lines of other heights than the one that the model was exported for.
+
+        It was trained on lines of several heights, and averages over what height is left at its end. Only the
+        export made a pool of that size out of it. Now it averages over the height, whatever that is, after
+        it has pooled columns as before. Models without such a pool stay as they are.
+        """
+        from onnx import helper  # noqa: PLC0415
+
+        changed: list[Any] = []
+        for node in self._graph.node:
+            given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+            if node.op_type != "AveragePool" or given["kernel_shape"] != given.get("strides"):
+                changed.append(node)
+                continue
+            columns, (output,) = f"{node.output[0]}_columns", node.output
+            pool = [1, given["kernel_shape"][1]]
+            changed += [
+                helper.make_node("AveragePool", node.input, [columns], kernel_shape=pool, strides=pool),
+                helper.make_node("ReduceMean", [columns], [output], axes=[2], keepdims=1),
+            ]
+        del self._graph.node[:]
+        self._graph.node.extend(changed)
+        height = self._graph.input[0].type.tensor_type.shape.dim[2]
+        height.Clear()
+        height.dim_param = "height"
 
     def quantise(self, names: Collection[str], per_pixel: Collection[str] = ()) -> None:
         """Compute pointwise convolutions, and the logits, as products of 8-bit integers.

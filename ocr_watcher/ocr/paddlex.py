@@ -25,6 +25,7 @@ import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ocr_watcher.ocr.inference import Choice, Runner
+    from ocr_watcher.ocr.inference import Choice, Runner, TwoLooks
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,9 @@ def replace_runners(ocr: Any, choice: Choice, threads: int) -> None:  # noqa: AN
     lines_at_once = min(threads, _MAX_LINES_AT_ONCE)
     logits = inference.OnnxRuntime(model, max(1, threads // lines_at_once))
     recogniser.runner = Likelihoods(logits)
-    pipeline.text_rec_model = ParallelRecogniser(recogniser, logits, lines_at_once)
+    # Whoever asks for fp32 wants what the model itself gives.
+    two_looks = inference.TWO_LOOKS.get(recogniser.model_name) if choice.recogniser == "int8" else None
+    pipeline.text_rec_model = ParallelRecogniser(recogniser, logits, lines_at_once, two_looks)
 
 
 def _onnx_file(model: Any) -> Path:  # noqa: ANN401 - PaddleX ships no types
@@ -173,6 +176,15 @@ class Likelihoods:
         self._logits.close()
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What one look at a line gave: its text, the mean likelihood, and how many columns the line took."""
+
+    recognised: Recognised
+    score: float
+    columns: float
+
+
 class ParallelRecogniser:
     """Stands in for PaddleX's recogniser, and recognises several lines at once.
 
@@ -182,6 +194,7 @@ class ParallelRecogniser:
         recogniser: PaddleX's own.
         logits: runs the recogniser's model, in the form that `inference.logits_model` makes.
         lines_at_once: how many threads recognise lines.
+        two_looks: how to spare time on lines that are clear, for a model that takes lines of any height.
     """
 
     def __init__(
@@ -189,8 +202,10 @@ class ParallelRecogniser:
         recogniser: Any,  # noqa: ANN401 - PaddleX ships no types
         logits: Callable[[Sequence[NDArray[np.float32]]], list[NDArray[np.float32]]],
         lines_at_once: int,
+        two_looks: TwoLooks | None = None,
     ) -> None:
         self._recogniser = recogniser
+        self._two_looks = two_looks
         self._logits = logits
         self._resize = recogniser.pre_tfs["ReisizeNorm"]
         self._width_px = inference.WeightedSemaphore(_MAX_TOTAL_WIDTH_PX)
@@ -225,9 +240,22 @@ class ParallelRecogniser:
     def _read(self, line: NDArray[np.uint8]) -> dict[str, Any]:
         (image,) = self._recogniser.pre_tfs["Read"](imgs=[line])
         _, height_px, padded_by_paddlex_px = self._resize.rec_image_shape
-        ratio = inference.padded_ratio(image.shape[1] / image.shape[0], height_px, padded_by_paddlex_px)
-        prepared = self._resize.resize_norm_img(image, ratio)[np.newaxis]
-        line_px = min(prepared.shape[-1], math.ceil(height_px * image.shape[1] / image.shape[0]))
+        ratio = image.shape[1] / image.shape[0]
+        # PaddleX squeezes what is longer, and so its own step must do it.
+        if (looks := self._two_looks) is not None and ratio * height_px <= _MAX_TOTAL_WIDTH_PX:
+            padded_px = padded_by_paddlex_px * looks.first.width_as_px // height_px
+            seen = self._look(
+                inference.small_line(image, looks.first, padded_px), looks.first.width_as_px, image
+            )
+            if seen.score >= looks.score and seen.columns >= looks.columns * len(seen.recognised):
+                return self._result(seen)
+        padded = inference.padded_ratio(ratio, height_px, padded_by_paddlex_px)
+        prepared = self._resize.resize_norm_img(image, padded)[np.newaxis]
+        return self._result(self._look(prepared, height_px, image))
+
+    def _look(self, prepared: NDArray[np.float32], width_as_px: int, image: NDArray[np.uint8]) -> _Seen:
+        """Recognise a line that is prepared, with the width that `image` has at a height of `width_as_px`."""
+        line_px = min(prepared.shape[-1], math.ceil(width_as_px * image.shape[1] / image.shape[0]))
         with self._width_px.taken(prepared.shape[-1]):
             (logits,) = self._logits([prepared])
             best, likely = inference.best_characters(logits)
@@ -236,13 +264,16 @@ class ParallelRecogniser:
         )
         begins, ends = inference.runs(best)
         characters = self._recogniser.post_op.character
-        seen = Recognised.of(
+        recognised = Recognised.of(
             text,
             [characters[i] for i in best[begins]],
             likely[begins].tolist(),
             ((begins + ends) * (0.5 / len(best) * prepared.shape[-1] / line_px)).tolist(),
         )
-        return {"rec_text": seen, "rec_score": score, "vis_font": self._recogniser.vis_font}
+        return _Seen(recognised, score, len(best) * line_px / prepared.shape[-1])
+
+    def _result(self, seen: _Seen) -> dict[str, Any]:
+        return {"rec_text": seen.recognised, "rec_score": seen.score, "vis_font": self._recogniser.vis_font}
 
     def close(self) -> None:
         """End the threads and let go of the model."""
