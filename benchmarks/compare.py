@@ -40,17 +40,13 @@ OTHER_PADDLE = ROOT / ".bench" / "paddle-3.3.1"
 OPENVINO = ROOT / ".bench" / "openvino"
 
 
-def _tiny(found_at_px: int) -> dict[str, Any]:
-    detector = {"text_det_limit_side_len": found_at_px, "text_det_limit_type": "max"}
-    return {"model": "PP-OCRv6_tiny", "provider": "onnxruntime", "params": detector}
-
-
-# This program, in the configurations to compare: label, model, what differs from the defaults.
+# This program, in the configurations to compare: label, model, the configuration.
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("balanced", "PP-OCRv6_small", {"ocr": {"provider": "onnxruntime"}}),
     ("balanced-openvino", "PP-OCRv6_small", {"ocr": {"provider": "openvino"}}),
-    ("fast", "PP-OCRv6_tiny", {"ocr": _tiny(896)}),
-    ("small-memory", "PP-OCRv6_tiny", {"ocr": _tiny(768), "image": {"max_megapixels": 40}}),
+    ("fast", "PP-OCRv6_tiny", {"ocr": {"profile": "fast", "provider": "onnxruntime"}}),
+    ("small-memory", "PP-OCRv6_tiny", {"ocr": {"profile": "small-memory", "provider": "onnxruntime"}}),
+    ("accurate", "PP-OCRv6_small", {"ocr": {"profile": "accurate", "provider": "onnxruntime"}}),
 ]
 _SWITCHES = ("use_doc_orientation_classify", "use_doc_unwarping", "use_textline_orientation")
 # Its models are given as folders; without this it looks for its hubs all the same.

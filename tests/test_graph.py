@@ -166,3 +166,23 @@ def test_other_convolutions_are_left_alone(
     assert kinds(model) == ["Conv"]
     x = a_line()
     assert (run(model.serialised(), x) == run(file, x)).all()
+
+
+def pooled(path: Path, *, pool: tuple[int, int] = (2, 2)) -> Path:
+    """A model that averages over the two rows of its line, and over pairs of columns, as recognisers do."""
+    nodes = [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=pool, strides=pool)]
+    return save(path, nodes, "y", [1, 6, "rows", "columns"])
+
+
+def test_a_line_of_any_height_is_averaged_over_it(tmp_path: Path) -> None:
+    file = pooled(tmp_path / "model.onnx")
+    model = graph.RecogniserGraph(file)
+    model.take_any_height()
+    changed = model.serialised()
+    x = a_line()
+    np.testing.assert_allclose(run(changed, x), run(file, x), rtol=1e-5, atol=1e-6)
+    higher = RANDOM.normal(size=(1, 6, 3, 40)).astype(np.float32)
+    expected = higher.reshape(1, 6, 3, 20, 2).mean(axis=(2, 4))[:, :, np.newaxis]
+    np.testing.assert_allclose(run(changed, higher), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(Exception, match="Got: 3 Expected: 2"):
+        run(file, higher)

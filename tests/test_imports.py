@@ -35,7 +35,7 @@ ONLY_IN = {
     "prometheus_client": ("http", "cluster"),
     "watchdog": ("inbox",),
     "PIL": ("inputs", "ocr", "outputs"),
-    "cv2": ("inputs",),
+    "cv2": ("inputs", "ocr"),
     "pypdfium2_raw": ("inputs",),
     "paddleocr": ("ocr",),
     "paddlex": ("ocr",),

@@ -196,6 +196,60 @@ def line(width: int, value: int, height: int = 48) -> NDArray[np.uint8]:
     return np.full((height, width, 3), value, np.uint8)
 
 
+class Unsure(Recogniser):
+    """Is so sure of a line of 32 px as `score` says, and of one of 48 px always; gives a column each 8 px."""
+
+    def __init__(self, score: float, text: str = "7") -> None:
+        super().__init__()
+        self.score = score
+        self.text = text
+        self.shapes: list[tuple[int, ...]] = []
+
+    def logits(self, x: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        self.shapes.append(x[0].shape[2:])
+        return [np.zeros((x[0].shape[3] // 8, 256), np.float32)]
+
+    def decode(self, best: Any, how: Any, *, is_remove_duplicate: bool) -> list[tuple[str, float]]:
+        del best, how, is_remove_duplicate
+        return [(self.text, self.score if self.shapes[-1][0] == 32 else 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("score", "text", "width_px", "heights"),
+    [
+        (0.96, "7", 200, [32]),
+        (0.95, "7", 200, [32, 48]),
+        (0.0, "", 200, [32, 48]),
+        (1.0, "7" * 13, 200, [32]),  # 167 px at a height of 40: 20.8 columns
+        (1.0, "7" * 14, 200, [32, 48]),
+        (1.0, "7", 3200, [32]),
+        (1.0, "7", 3201, [48]),  # PaddleX squeezes it
+    ],
+)
+def test_a_second_look_where_the_first_gave_no_clear_result(
+    score: float, text: str, width_px: int, heights: list[int]
+) -> None:
+    recogniser = Unsure(score, text)
+    reader = ParallelRecogniser(
+        recogniser, recogniser.logits, 1, inference.TwoLooks(inference.LineShape(32, 40), 0.96, 1.5)
+    )
+    (result,) = reader([line(width_px, 5)])
+    assert [height for height, _ in recogniser.shapes] == heights
+    assert (result["rec_text"], result["rec_score"]) == (text, 1.0 if heights[-1] == 48 else score)
+    reader.close()
+
+
+def test_a_small_line_is_what_paddlex_would_make_of_it_at_that_height() -> None:
+    from paddlex.inference.models.text_recognition.processors import OCRReisizeNormImg  # noqa: PLC0415
+
+    for width, height in ((500, 30), (90, 48), (20, 60)):
+        image = np.random.default_rng(width).integers(0, 255, (height, width, 3), np.uint8)
+        ratio = inference.padded_ratio(width / height, 48, 320)
+        theirs = OCRReisizeNormImg(rec_image_shape=[3, 48, 320]).resize_norm_img(image, ratio)
+        (ours,) = inference.small_line(image, inference.LineShape(48, 48), 320)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize("lines_at_once", [1, 2, 4])
 def test_results_come_in_the_order_of_the_lines(lines_at_once: int) -> None:
     recogniser = Recogniser()

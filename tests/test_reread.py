@@ -37,7 +37,7 @@ def test_an_upgrade_makes_nothing_outdated(tmp_path: Path) -> None:
         ("ocr: {model: PP-OCRv6_tiny}", True),
         ("ocr: {orientation: off}", True),
         ("ocr: {min_score: 0.5}", True),
-        ("ocr: {params: {text_det_box_thresh: 0.5}}", True),
+        ("ocr: {params: {text_det_box_thresh: 0.7}}", True),
         ("image: {max_side_px: 2048}", True),
         ("pdf: {text: ocr}", True),
         ("output: {words: true}", True),

@@ -168,6 +168,7 @@ class Bridge:
             self._log.info("bridge.resumed", jobs=len(self._aside))
 
     def _ready(self) -> None:
+        memory.trim()  # of what the imports left behind
         self._notifier.ready()
         self._log.info("bridge.ready", name=self.name)
 

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ocr_watcher.config.profiles import BOXES
 from ocr_watcher.config.real_path import real_path
 from ocr_watcher.privacy import cache_folder
 
@@ -300,7 +301,7 @@ class OcrSettings(Section):
     upside_down_lines: bool = False
     threads: int = Field(default=0, ge=0, le=1024)
     min_score: float = Field(default=0.0, ge=0, le=1)
-    params: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    params: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=lambda: dict(BOXES))
     job_timeout_s: _Positive = Field(default=120.0, le=_DAY_S)
 
 
