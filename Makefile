@@ -11,7 +11,7 @@ CONFIG ?= config.yaml
 PEERS := .bench/peers
 BAD_PADDLE := 3.3.1
 
-.PHONY: run serve test test-long screenshots test-systemd test-openvino test-cluster test-heic test-clients fuzz-http openvino heic cluster bench check format lock models install uninstall clean help
+.PHONY: run serve test test-long screenshots test-systemd test-openvino test-cluster test-container test-heic test-clients fuzz-http openvino heic cluster bench check format lock models install uninstall clean help
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -32,7 +32,7 @@ test: $(INSTALLED) ## run the tests with the real engines
 
 test-long: $(INSTALLED) ## run the tests that take minutes: kills, floods, traces
 	@$(BIN)/ocr-watcher models pull --all
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(BIN)/python -m pytest -m long --ignore tests/test_container.py $(ARGS)
 
 test-systemd: $(INSTALLED) ## run the shipped unit under a real systemd (root, systemd-nspawn)
 	$(BIN)/python -m pytest tests/systemd $(ARGS)
@@ -45,7 +45,10 @@ test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
 	PYTHONPATH=.bench/heic $(BIN)/python -m pytest tests/test_helped.py $(ARGS)
 
 test-cluster: $(INSTALLED) .bench/cluster/.installed ## run the tests of several machines (redis-server)
-	PYTHONPATH=$(CURDIR)/.bench/cluster $(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/.bench/cluster $(BIN)/python -m pytest tests/test_cluster.py tests/test_cluster_chaos.py $(ARGS)
+
+test-container: $(INSTALLED) ## build the container image and run it (root, buildah, mmdebstrap, redis-server)
+	$(BIN)/python -m pytest -s tests/test_container.py $(ARGS)
 
 screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew
 	@$(BIN)/ocr-watcher models pull --all

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 IMAGES = int(os.environ.get("CONTAINER_IMAGES", "60"))
-SMALL_MEMORY = """
-ocr:
-  model: PP-OCRv6_tiny
-  params: {text_det_limit_side_len: 768, text_det_limit_type: max}
-image:
-  max_megapixels: 40
-memory:
-  soft_limit_mb: 512
-  rss_limit_mb: 768
-"""
+SMALL_MEMORY = "ocr: {profile: small-memory}\n"
 
 pytestmark = [
     pytest.mark.long,
