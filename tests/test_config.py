@@ -138,8 +138,8 @@ def test_mistakes_of_http_have_their_line(write: Write, text: str, mistake: str)
     assert mistake in found
 
 
-def test_the_profiles_of_the_readme_are_configurations(write: Write) -> None:
-    text = (SHIPPED.parent / "README.md").read_text("utf-8")
+def test_the_profiles_of_the_documentation_are_configurations(write: Write) -> None:
+    text = (SHIPPED.parent / "docs/configuration.md").read_text("utf-8")
     section = text.partition("## Which settings")[2].partition("\n## ")[0]
     profiles = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
     assert len(profiles) == 2
