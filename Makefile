@@ -47,8 +47,9 @@ test-heic: $(INSTALLED) .bench/heic/.installed ## run the tests of HEIC photos
 test-cluster: $(INSTALLED) .bench/cluster/.installed ## run the tests of several machines (redis-server)
 	PYTHONPATH=$(CURDIR)/.bench/cluster $(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
 
-screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew
+screenshots: $(INSTALLED) ## make the pictures of page and terminal in docs/ anew
 	@$(BIN)/ocr-watcher models pull --all
+	$(BIN)/python benchmarks/terminal_picture.py docs/terminal.svg
 	SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/test_page.py -k receipt
 
 test-clients: $(INSTALLED) .bench/clients/.installed ## run HTTP clients that are not among our libraries
