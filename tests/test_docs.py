@@ -60,3 +60,17 @@ def test_every_command_and_target_exists(page: Path) -> None:
     assert set(re.findall(r"\bmake ([a-z][a-z-]+)", quoted)) <= targets
     verbs = set(re.findall(r"^    ([a-z-]+)", cli._parser().format_help(), re.MULTILINE))
     assert set(re.findall(r"(?:^|[\s/])ocr-watcher ([a-z][a-z-]+)", quoted)) <= verbs
+
+
+def test_the_readmes_have_the_figures_of_the_settings_page() -> None:
+    """Rows `| **balanced** … | 1.4 | 0.941 | 288 / 478 |`; whoever measures anew changes all three."""
+
+    def figures(page: str) -> dict[str, list[str]]:
+        text = (ROOT / page).read_text("utf-8")
+        rows = re.findall(r"^\| \*\*([a-z-]+)\*\*(.*) \|$", text, re.MULTILINE)
+        return {name: rest.split(" | ")[-3:] for name, rest in rows}
+
+    measured = figures("docs/configuration.md")
+    assert len(measured) == 3
+    assert figures("README.md") == measured
+    assert figures("README.zh-CN.md") == measured
