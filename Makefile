@@ -50,8 +50,9 @@ test-cluster: $(INSTALLED) .bench/cluster/.installed ## run the tests of several
 test-container: $(INSTALLED) ## build the container image and run it (root, buildah, mmdebstrap, redis-server)
 	$(BIN)/python -m pytest -s tests/test_container.py $(ARGS)
 
-screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew
+screenshots: $(INSTALLED) ## make the pictures of page and terminal in docs/ anew
 	@$(BIN)/ocr-watcher models pull --all
+	$(BIN)/python benchmarks/terminal_picture.py docs/terminal.svg
 	SCREENSHOTS=docs $(BIN)/python -m pytest -q tests/test_page.py -k receipt
 
 test-clients: $(INSTALLED) .bench/clients/.installed ## run HTTP clients that are not among our libraries

@@ -82,11 +82,9 @@ install_service() {
         "${pip[@]}" --no-deps --require-hashes --only-binary :all: -r "$source_dir/requirements-heic.lock"
     fi
 
-    # README links to them, and is where the units point.
-    install -d "$prefix/docs" "$prefix/examples"
-    install -m 0644 "$source_dir"/README*.md "$source_dir/CONTRIBUTING.md" "$prefix/"
+    install -m 0644 "$source_dir/README.md" "$source_dir/README.zh-CN.md" "$prefix/"
+    install -d "$prefix/docs"
     install -m 0644 "$source_dir"/docs/* "$prefix/docs/"
-    install -m 0644 "$source_dir"/examples/* "$prefix/examples/"
     install -m 0644 "$source_dir/config.yaml" "$prefix/config.yaml.example"
     [ -e /etc/ocr-watcher/config.yaml ] || install -m 0644 "$source_dir/systemd/config.yaml" /etc/ocr-watcher/config.yaml
     OCR_WATCHER_MODEL_STORE="$prefix/models" "$prefix/venv/bin/ocr-watcher" models pull -c /etc/ocr-watcher/config.yaml ||

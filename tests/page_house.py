@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from tests.support import Process, daemon, write_config
 
@@ -24,6 +25,44 @@ ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE: Final = Path(os.environ.get("AXE", ROOT / ".bench/axe/node_modules/axe-core/axe.min.js"))
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+
+SHOP = ["CORNER BAKERY", "12 Mill Lane, Oldbridge", "Tel. 555 0142"]
+ITEMS = [
+    ("Rye bread 750 g", "4.20"),
+    ("Butter croissant x 3", "5.70"),
+    ("Apple juice 0.7 l", "2.95"),
+    ("Oat biscuits", "3.40"),
+]
+TOTAL = ("TOTAL", "16.25")
+THANKS = "Thank you for your visit"
+
+
+def receipt() -> tuple[Image.Image, dict[str, tuple[float, float]]]:
+    """A receipt, and the middle of each of its words (px)."""
+    image = Image.new("RGB", (720, 980), "white")
+    pen = ImageDraw.Draw(image)
+    words: dict[str, tuple[float, float]] = {}
+
+    def put(text: str, left: float, top: float, size: int) -> None:
+        font = ImageFont.load_default(size)
+        pen.text((left, top), text, "#222", font)
+        for at, word in enumerate(text.split(" ")):
+            before = " ".join([*text.split(" ")[:at], ""])
+            start = left + font.getlength(before)
+            words[word] = (start + font.getlength(word) / 2, top + size * 0.6)
+
+    for row, text in enumerate(SHOP):
+        size = 44 if row == 0 else 28
+        width = ImageFont.load_default(size).getlength(text)
+        put(text, (720 - width) / 2, 60 + row * 60, size)
+    for row, (what, price) in enumerate(ITEMS):
+        put(what, 70, 300 + row * 62, 30)
+        put(price, 570, 300 + row * 62, 30)
+    pen.line((70, 560, 650, 560), "#222", 3)
+    put(TOTAL[0], 70, 590, 40)
+    put(TOTAL[1], 550, 590, 40)
+    put(THANKS, 180, 740, 28)
+    return image, words
 
 
 @contextlib.contextmanager

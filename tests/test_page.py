@@ -15,55 +15,17 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ocr_watcher.errors import ExitCode
 from tests import page_house, pdfs
 from tests.http_house import House, looking_at_once
-from tests.page_house import PHONE, Site, Tab, axe, drop, heap_mb, nodes, resident_mb
+from tests.page_house import PHONE, SHOP, Site, Tab, axe, drop, heap_mb, nodes, receipt, resident_mb
 from tests.support import dot, draw, write_config
 from tests.test_http_files import done, failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SHOP = ["CORNER BAKERY", "12 Mill Lane, Oldbridge", "Tel. 555 0142"]
-ITEMS = [
-    ("Rye bread 750 g", "4.20"),
-    ("Butter croissant x 3", "5.70"),
-    ("Apple juice 0.7 l", "2.95"),
-    ("Oat biscuits", "3.40"),
-]
-TOTAL = ("TOTAL", "16.25")
-THANKS = "Thank you for your visit"
-
-
-def receipt() -> tuple[Image.Image, dict[str, tuple[float, float]]]:
-    """A receipt, and the middle of each of its words (px)."""
-    image = Image.new("RGB", (720, 980), "white")
-    pen = ImageDraw.Draw(image)
-    words: dict[str, tuple[float, float]] = {}
-
-    def put(text: str, left: float, top: float, size: int) -> None:
-        font = ImageFont.load_default(size)
-        pen.text((left, top), text, "#222", font)
-        for at, word in enumerate(text.split(" ")):
-            before = " ".join([*text.split(" ")[:at], ""])
-            start = left + font.getlength(before)
-            words[word] = (start + font.getlength(word) / 2, top + size * 0.6)
-
-    for row, text in enumerate(SHOP):
-        size = 44 if row == 0 else 28
-        width = ImageFont.load_default(size).getlength(text)
-        put(text, (720 - width) / 2, 60 + row * 60, size)
-    for row, (what, price) in enumerate(ITEMS):
-        put(what, 70, 300 + row * 62, 30)
-        put(price, 570, 300 + row * 62, 30)
-    pen.line((70, 560, 650, 560), "#222", 3)
-    put(TOTAL[0], 70, 590, 40)
-    put(TOTAL[1], 550, 590, 40)
-    put(THANKS, 180, 740, 28)
-    return image, words
 
 
 def contract() -> bytes:

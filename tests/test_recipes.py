@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("jq") is None,
-    reason="THE RECIPES IN DOCS ARE NOT TESTED: jq is not installed (apt install jq)",
+    reason="THE RECIPES OF THE DOCUMENTATION ARE NOT TESTED: jq is not installed (apt install jq)",
 )
 
 
-def recipes(heading: str) -> dict[str, str]:
-    """The commands of the first block of code below a heading, by the remark above each."""
-    section = (ROOT / "docs/results.md").read_text("utf-8").split(f"\n{heading}\n", 1)[1]
-    block = section.split("```sh\n", 1)[1].split("```", 1)[0]
+def recipes() -> dict[str, str]:
+    """The commands of docs/recipes.md, by the remark above each."""
+    text = (ROOT / "docs/recipes.md").read_text("utf-8")
+    block = text.split("```sh\n", 1)[1].split("```", 1)[0]
     pieces = re.split(r"^# (.*)\n", block, flags=re.MULTILINE)[1:]
     return dict(zip(pieces[::2], (piece.strip() for piece in pieces[1::2]), strict=True))
 
@@ -60,7 +60,7 @@ def run(command: str, home: Path) -> str:
 
 
 def test_all_text(home: Path) -> None:
-    commands = recipes("## Recipes")
+    commands = recipes()
     assert run(commands["all text"], home) == "48x64\n" * 2
     (home / "inbox" / "folder").mkdir(exist_ok=True)
     (home / "inbox" / "folder" / "b.png.json").write_bytes((home / "inbox" / "a.png.json").read_bytes())
@@ -69,8 +69,8 @@ def test_all_text(home: Path) -> None:
 
 
 def test_search(home: Path) -> None:
-    (remark,) = (remark for remark in recipes("## Recipes") if remark.startswith("which documents"))
-    command = recipes("## Recipes")[remark]
+    (remark,) = (remark for remark in recipes() if remark.startswith("which documents"))
+    command = recipes()[remark]
     assert run(command, home) == ""
     assert run(command.replace("invoice", "48X64"), home) == (
         'inbox/a.png.json\ninbox/with "quotes", blanks.png.json\n'
@@ -78,8 +78,8 @@ def test_search(home: Path) -> None:
 
 
 def test_lines_as_csv(home: Path) -> None:
-    (remark,) = (remark for remark in recipes("## Recipes") if remark.startswith("every line as CSV"))
-    rows = list(csv.reader(run(recipes("## Recipes")[remark], home).splitlines()))
+    (remark,) = (remark for remark in recipes() if remark.startswith("every line as CSV"))
+    rows = list(csv.reader(run(recipes()[remark], home).splitlines()))
     assert rows == [
         [name, "1", "48x64", "1", "0", "0", "64", "48"] for name in ("a.png", 'with "quotes", blanks.png')
     ]
@@ -87,27 +87,27 @@ def test_lines_as_csv(home: Path) -> None:
 
 
 def test_what_failed(home: Path) -> None:
-    assert run(recipes("## Recipes")["what failed, and why"], home) == (
+    assert run(recipes()["what failed, and why"], home) == (
         "bad.png\tunsupported_format\tthis is text, not an image\n"
     )
 
 
 def test_the_log(home: Path) -> None:
-    whole = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
-    text = whole.split("\n## The log\n", 1)[1]
+    text = (ROOT / "docs/operations.md").read_text("utf-8").split("\n## The log\n", 1)[1]
     done, troubles, stats = text.split("```sh\n", 1)[1].split("```", 1)[0].strip().splitlines()
-    assert run(done, home).count("48") == 0
+    assert "48x64" not in run(done, home)  # no text of a document
     assert len(run(done, home).splitlines()) == 2
     assert "file.quarantined" in run(troubles, home)
     assert "rss_limit_mb" in run(stats.replace("tail -f", "cat"), home)  # that does not end
-    (of_a_file,) = re.findall(r"nothing happens to a file\*\*: `(.*?)`", whole)
+    troubleshooting = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    (of_a_file,) = re.findall(r"nothing happens to a file\*\*: `(.*?)`", troubleshooting)
     assert "ocr.done" in run(of_a_file.replace("NAME", "a.png"), home)
 
 
 def test_results_are_removed_and_nothing_else(home: Path, tmp_path: Path) -> None:
-    """Of docs/install.md."""
+    """Of docs/operations.md."""
     shutil.copytree(home / "inbox", tmp_path / "inbox")
-    (command,) = re.findall(r"^find .*$", (ROOT / "docs/install.md").read_text("utf-8"), re.MULTILINE)
+    (command,) = re.findall(r"^find .*$", (ROOT / "docs/operations.md").read_text("utf-8"), re.MULTILINE)
     run(command, tmp_path)
     left = sorted(path.name for path in (tmp_path / "inbox").rglob("*") if path.is_file())
     assert left == ["a.png", "bad.png", "package.json", 'with "quotes", blanks.png']

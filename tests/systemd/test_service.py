@@ -25,7 +25,7 @@ import urllib3
 import yaml
 from PIL import Image
 
-from tests import pdfs
+from tests import page_house, pdfs
 from tests.support import dot, draw, record, until
 from tests.systemd.container import Container, container, why_not
 
@@ -275,6 +275,31 @@ def test_not_one_connection_is_refused_over_recycles_and_restarts(
     assert set(statuses) <= {200, 202}
     assert service.restarts >= 2
     print(f"{sum(statuses.values())} requests over 5 restarts of the server and {service.restarts} recycles")
+
+
+def test_a_document_is_read_again_when_the_page_asks_for_it(
+    service: Service, served: str, tmp_path: Path
+) -> None:
+    """The server may not write into inbox and state; its wish reaches the daemon all the same."""
+    service.configure(service.fake())
+    service.start()
+    (tmp_path / "locked.pdf").write_bytes(pdfs.locked("open sesame"))
+    service.drop(tmp_path / "locked.pdf")
+    service.wait_for_records(1)
+    with page_house.chromium() as browser:
+        tab = page_house.Tab(browser, served)
+        page = tab.open()
+        page.locator("tr[data-state=failed]", has_text="locked.pdf").locator(".why").wait_for()
+        service.configure(service.fake(), pdf={"passwords": ["open sesame"]})
+        assert service.machine.call("systemctl", "reload", UNIT).returncode == 0
+        until(lambda: len(service.events("daemon.ready")) == 2, 60)
+        assert set(service.records()) == {"locked.pdf.error.json"}  # nobody has asked for it yet
+        page.locator("tr", has_text="locked.pdf").locator("button", has_text="Try again").click()
+        page.locator("tr[data-state=done]", has_text="locked.pdf").wait_for()
+        tab.check()
+        tab.close()
+    assert {name: one["status"] for name, one in service.records().items()} == {"locked.pdf.json": "ok"}
+    assert [row["path"] for row in service.events("file.retried")] == [f"{INBOX}/locked.pdf"]
 
 
 def test_a_job_that_hangs_is_restarted_and_in_the_end_recorded(service: Service, tmp_path: Path) -> None:
