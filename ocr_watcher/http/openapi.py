@@ -425,6 +425,9 @@ def _answers(problems: tuple[str, ...], others: _Json, *, error: str = "Error") 
         else _ref(_PROBLEMS.get(status, "It is not there, or cannot be done."), error)
         for status in problems
     }
+    if "400" in found:
+        # Of a line or head that is too long it is told before anybody knows what is asked for.
+        found["400"] = {**found["400"], "content": {**found["400"]["content"], **_TEXT}}
     return dict(sorted({**found, **others}.items()))
 
 

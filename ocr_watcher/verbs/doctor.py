@@ -120,9 +120,10 @@ def _packages(_settings: Settings) -> Iterator[Check]:
 def _paddle(settings: Settings) -> Iterator[Check]:
     version = _version("paddlepaddle")
     used = settings.ocr.engine == "paddle"
-    if not version:
-        fix = "pip install paddlepaddle==3.2.2"
-        yield Check("FAIL" if used else "warn", "paddlepaddle", "not installed", fix)
+    if not version and used:
+        yield Check("FAIL", "paddlepaddle", "not installed", "pip install paddlepaddle==3.2.2")
+    elif not version:
+        yield Check("ok", "paddlepaddle", "not installed; only ocr.engine: paddle needs it")
     elif version in paddle_ocr.KNOWN_BAD_PADDLE:
         try:
             paddle_ocr.check_paddle_version(version)
