@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +21,6 @@ from ocr_watcher.ocr.paddlex import ParallelRecogniser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -194,6 +196,18 @@ class Recogniser:
 
 def line(width: int, value: int, height: int = 48) -> NDArray[np.uint8]:
     return np.full((height, width, 3), value, np.uint8)
+
+
+def test_what_is_never_used_is_not_imported_and_can_be_later(model_store: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ocr_watcher.ocr import models, paddle_ocr;"
+        f"spec = models.resolve('PP-OCRv6_tiny', Path({str(model_store)!r}), 'onnxruntime', None);"
+        "paddle_ocr.create('onnxruntime', spec, 1, {});"
+        "found = {'pandas', 'aiohttp', 'paddle'} & set(sys.modules);"
+        "import pandas; pandas.DataFrame({'a': [1]}).a.sum();"
+        "sys.exit(', '.join(found) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 class Unsure(Recogniser):

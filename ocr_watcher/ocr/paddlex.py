@@ -22,10 +22,13 @@ from __future__ import annotations
 import io
 import logging
 import math
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -48,6 +51,15 @@ _ENGINE_NAMES: Final = {"onnxruntime": "onnxruntime", "paddle": "paddle_static"}
 _LOGGERS: Final = ("paddlex", "paddleocr")
 # Of the hubs that PaddleX downloads from.
 _HUB_LOGGERS: Final = ("modelscope", "modelscope_hub", "huggingface_hub")
+
+# What PaddleX and PaddleOCR import for work that is never done here: tables as input, time series, and the
+# clients of a service with all of aiohttp. It took a fifth of a second of each start, and 40 MiB.
+_NEVER_USED: Final = (
+    "pandas",
+    "paddleocr._api_client.async_client",
+    "paddleocr._api_client.client",
+    "paddlex.inference.models.common.ts",
+)
 
 # More lines at once would take more memory than they save time.
 _MAX_LINES_AT_ONCE: Final = 4
@@ -72,7 +84,8 @@ def load(engine: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -
     with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
         # Paddle warns of this when it is imported. Nothing is compiled here.
         warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
-        from paddleocr import PaddleOCR  # noqa: PLC0415 - takes 4 s and 250 MB
+        with _placeholders(_NEVER_USED):
+            from paddleocr import PaddleOCR  # noqa: PLC0415 - takes a second and 150 MB
 
         # They bring handlers of their own, and say "Creating model" at level info, in colour.
         for name in (*_LOGGERS, *_HUB_LOGGERS):
@@ -82,6 +95,32 @@ def load(engine: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -
             third_party.setLevel(logging.WARNING)
         # Without a device PaddleX imports Paddle to look for a GPU, also for engine onnxruntime.
         return PaddleOCR(engine=_ENGINE_NAMES[engine], device="cpu", engine_config=dict(config), **arguments)
+
+
+class _Placeholder(ModuleType):
+    """A module that has every name, and nothing behind it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+@contextmanager
+def _placeholders(names: Sequence[str]) -> Iterator[None]:
+    """Let whoever imports these modules meanwhile have placeholders. Modules that are loaded stay."""
+    placed = {name: _Placeholder(name) for name in names if name not in sys.modules}
+    sys.modules.update(placed)
+    try:
+        yield
+    finally:
+        for name, module in placed.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 class _Lines(io.TextIOBase):
