@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Under nohup the one, and behind a shell's & the other is ignored, and so it would be by every program under test.
+# Ignored under nohup, and so it would be by every daemon under test; the next one behind a shell's &.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
