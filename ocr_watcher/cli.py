@@ -262,8 +262,11 @@ def _check_config(asked: argparse.Namespace) -> int:
     from ocr_watcher.verbs import configuration
 
     settings = configuration.load(asked.config)
-    # All of the output can be loaded again: remarks are comments.
-    print(config.effective(settings), end="")
+    # All of the output can be loaded again: remarks are comments. It is shown to others too: no passwords.
+    shown, hidden = config.without_secrets(settings)
+    print(config.effective(shown), end="")
+    for key in hidden:
+        print(f"# note: {key} has what is not shown here: a password")
     for remark in configuration.remarks(settings):
         print(f"# note: {one_line(remark.text)}")
         if remark.hint:

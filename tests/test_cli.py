@@ -71,6 +71,20 @@ def test_check_config_prints_what_is_in_force(home: Path) -> None:
     assert shown["memory"]["rss_limit_mb"] == 1536
 
 
+def test_check_config_shows_no_password(home: Path) -> None:
+    write_config(
+        home,
+        pdf={"passwords": ["hunter2"]},
+        cluster={"broker": "redis://ocr:hunter3@queue/1", "roots": {"scans": "s"}},
+    )
+    result = run(home, "check-config", module="ocr_watcher")
+    assert result.returncode == 0
+    assert "hunter" not in result.stdout + result.stderr
+    assert yaml.safe_load(result.stdout)["cluster"]["broker"] == "redis://ocr:***@queue/1"
+    assert "# note: pdf.passwords has what is not shown here: a password\n" in result.stdout
+    assert "# note: cluster.broker has what is not shown here: a password\n" in result.stdout
+
+
 def test_check_config_shows_every_mistake(home: Path) -> None:
     (home / "config.yaml").write_text("watch:\n  modee: auto\nimage:\n  max_side_px: -5\n")
     result = run(home, "check-config", module="ocr_watcher")

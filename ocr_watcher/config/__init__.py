@@ -9,6 +9,7 @@ from ocr_watcher.config.loading import (
     effective,
     file_by_convention,
     load,
+    without_secrets,
 )
 from ocr_watcher.config.settings import (
     DEFAULT_EXTENSIONS,
@@ -44,4 +45,5 @@ __all__ = [
     "is_loopback",
     "load",
     "suggest",
+    "without_secrets",
 ]

@@ -178,6 +178,23 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
+def without_secrets(settings: Settings) -> tuple[Settings, list[str]]:
+    """The same settings without passwords, to be shown, and the keys that have some."""
+    hidden = []
+    if settings.pdf.passwords:
+        hidden.append("pdf.passwords")
+        settings = settings.model_copy(update={"pdf": settings.pdf.model_copy(update={"passwords": ()})})
+    before, at, host = (settings.cluster.broker or "").rpartition("@")
+    scheme, _, user = before.partition("://")
+    if at and ":" in user:
+        hidden.append("cluster.broker")
+        shown_url = f"{scheme}://{user.partition(':')[0]}:***@{host}"
+        settings = settings.model_copy(
+            update={"cluster": settings.cluster.model_copy(update={"broker": shown_url})}
+        )
+    return settings, hidden
+
+
 def effective(settings: Settings) -> str:
     """All settings in force as YAML. Loaded again, from any folder, it gives equal settings."""
     dump = settings.model_dump(mode="json")
