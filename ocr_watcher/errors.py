@@ -69,7 +69,7 @@ class TruncatedError(FileError):
     """The file ends before the image does."""
 
     code = "truncated"
-    hint = "The copy was probably interrupted: copy the file into the inbox again."
+    hint = "The copy was probably interrupted: copy or send the file again."
 
 
 class UnsupportedFormatError(FileError):

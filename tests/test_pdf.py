@@ -129,6 +129,16 @@ def test_lines_and_words_lie_where_they_are_shown() -> None:
         assert lefts == sorted(lefts)
 
 
+@pytest.mark.parametrize("text", ["auto", "ocr"])
+def test_a_crop_that_leaves_nothing_of_the_page_is_no_crop(text: str) -> None:
+    cropped, whole = prose(entries=b"/CropBox [700 900 800 1000]"), prose()
+    if text == "auto":
+        assert layer_of(cropped) == layer_of(whole)
+    else:
+        shown = [picture_of(data, limits(text="ocr")).bgr for data in (cropped, whole)]
+        assert (shown[0] == shown[1]).all()
+
+
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])
 def test_rotated_and_cropped_pages_are_measured_as_displayed(rotate: int) -> None:
     data = prose(entries=b"/Rotate %d /CropBox [36 400 595 842]" % rotate)

@@ -109,12 +109,26 @@ class PdfPages:
 
     def size_pt(self, index: int) -> tuple[float, float]:
         """Width and height of a page as displayed, in points, without loading what is on it."""
-        size = pdfium.FS_SIZEF()
-        if not pdfium.FPDF_GetPageSizeByIndexF(self._document, index, byref(size)):
-            raise RefusalError("damaged")
+        size = self._displayed_size(index)
+        if 0 in (size.width, size.height) and self._show_all_of(index):
+            size = self._displayed_size(index)
         if not (0 < size.width < math.inf and 0 < size.height < math.inf):
             raise RefusalError("size")
         return size.width, size.height
+
+    def _displayed_size(self, index: int) -> pdfium.FS_SIZEF:
+        size = pdfium.FS_SIZEF()
+        if not pdfium.FPDF_GetPageSizeByIndexF(self._document, index, byref(size)):
+            raise RefusalError("damaged")
+        return size
+
+    def _show_all_of(self, index: int) -> bool:
+        """Display a page as far as its MediaBox goes, as viewers do if its CropBox leaves nothing of it."""
+        page, sides = self._load_page(index), [ctypes.c_float() for _ in range(4)]
+        if found := bool(pdfium.FPDFPage_GetMediaBox(page, *map(byref, sides))):
+            pdfium.FPDFPage_SetCropBox(page, *sides)
+        self.unload_page()  # it was measured when it was loaded
+        return found
 
     def _load_page(self, index: int) -> pdfium.FPDF_PAGE:
         if self._index != index or self._page is None:
