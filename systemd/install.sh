@@ -36,8 +36,8 @@ find_python() {
 units_at_work() {
     systemd_runs || return 0
     systemctl list-units --plain --no-legend --full --state=active,activating,reloading,deactivating \
-        ocr-watcher.service 'ocr-watcher@*.service' ocr-watcher-http.service ocr-watcher-dispatch.service \
-        ocr-watcher-bridge.service | cut -d ' ' -f 1
+        ocr-watcher.service 'ocr-watcher@*.service' ocr-watcher-http.service 'ocr-watcher-http@*.service' \
+        ocr-watcher-dispatch.service ocr-watcher-bridge.service | cut -d ' ' -f 1
 }
 
 # The main instance and every NAME that has a configuration or a folder.
@@ -104,6 +104,7 @@ install_service() {
     # The server's stays switched off until somebody enables it. Its socket is not touched: connections wait there.
     install -m 0644 "$source_dir/systemd/ocr-watcher.service" "$source_dir/systemd/ocr-watcher@.service" \
         "$source_dir/systemd/ocr-watcher-http.socket" "$source_dir/systemd/ocr-watcher-http.service" \
+        "$source_dir/systemd/ocr-watcher-http@.socket" "$source_dir/systemd/ocr-watcher-http@.service" \
         "$source_dir/systemd/ocr-watcher-dispatch.service" "$source_dir/systemd/ocr-watcher-bridge.service" "$units/"
     trap - EXIT
     if systemd_runs; then
@@ -132,21 +133,23 @@ uninstall_service() {
     # shellcheck disable=SC2086 # one word a unit
     [ -z "$at_work" ] || systemctl stop $at_work
     # Enabled instances are known by their links only: systemctl takes no pattern here.
-    if systemd_runs; then systemctl stop ocr-watcher-http.socket || true; fi
+    if systemd_runs; then systemctl stop ocr-watcher-http.socket 'ocr-watcher-http@*.socket' || true; fi
     for unit in ocr-watcher.service ocr-watcher-http.service ocr-watcher-http.socket \
-        ocr-watcher-dispatch.service ocr-watcher-bridge.service "$units"/*.wants/ocr-watcher@*.service; do
+        ocr-watcher-dispatch.service ocr-watcher-bridge.service "$units"/*.wants/ocr-watcher@*.service \
+        "$units"/*.wants/ocr-watcher-http@*.socket; do
         unit=${unit##*/}
         case "$unit" in *\**) continue ;; esac
         if systemd_runs; then systemctl disable "$unit" || true; else systemctl --root=/ disable "$unit" || true; fi
     done
     rm -f "$units/ocr-watcher.service" "$units/ocr-watcher@.service" /usr/local/bin/ocr-watcher
     rm -f "$units/ocr-watcher-http.socket" "$units/ocr-watcher-http.service"
+    rm -f "$units/ocr-watcher-http@.socket" "$units/ocr-watcher-http@.service"
     rm -f "$units/ocr-watcher-dispatch.service" "$units/ocr-watcher-bridge.service"
     rm -rf "$prefix" /var/cache/ocr-watcher /var/cache/ocr-watcher-*
     if systemd_runs; then systemctl daemon-reload; fi
 
     local kept=(/etc/ocr-watcher "$units"/ocr-watcher.service.d "$units"/ocr-watcher-http.*.d "$units"/ocr-watcher-dispatch.service.d \
-        "$units"/ocr-watcher-bridge.service.d "$units"/ocr-watcher@*.service.d)
+        "$units"/ocr-watcher-bridge.service.d "$units"/ocr-watcher@*.service.d "$units"/ocr-watcher-http@*.d)
     for path in "${folders[@]}"; do kept+=("$path" "$path"-*); done
     if [ "${1:-}" = --purge ]; then
         rm -rf "${kept[@]}"

@@ -121,12 +121,15 @@ def test_the_spool_of_a_bridge_is_where_daemon_and_bridge_look_for_it(tmp_path: 
     assert settings_of(CLUSTER[0])["StateDirectory"] == ["ocr-watcher/state-dispatch"]
 
 
-def test_the_template_differs_only_in_its_instance() -> None:
-    plain, template = ((FOLDER / unit).read_text() for unit in UNITS)
+@pytest.mark.parametrize("units", [UNITS, (HTTP, HTTP.replace(".", "@."))], ids=lambda units: units[0])
+def test_the_template_differs_only_in_its_instance(units: tuple[str, str]) -> None:
+    plain, template = ((FOLDER / unit).read_text() for unit in units)
     template = template.partition("\n")[2]  # its own first comment
     for instance, single in (
         ("/etc/ocr-watcher/%i.yaml", "/etc/ocr-watcher/config.yaml"),
         ("ocr-watcher (%i)", "ocr-watcher"),
+        ("ocr-watcher@%i.service", "ocr-watcher.service"),
+        ("ocr-watcher-http@%i.socket", "ocr-watcher-http.socket"),
         ("-%i", ""),
     ):
         template = template.replace(instance, single)

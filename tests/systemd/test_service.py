@@ -519,6 +519,34 @@ def test_an_instance_for_each_configuration(service: Service, tmp_path: Path) ->
     assert service.state == "active"
 
 
+def test_an_instance_has_a_server_of_its_own(service: Service, tmp_path: Path) -> None:
+    machine = service.machine
+    server = "ocr-watcher-http@second.socket"
+    configure_instance(machine, "second")
+    refused = machine.call("systemctl", "start", server)
+    assert refused.returncode != 0  # two addresses cannot be the same, so the unit has none
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    drop_in = machine.path(f"/etc/systemd/system/{server}.d/test.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Socket]\nListenStream={address}\n")
+    try:
+        assert machine.call("systemctl", "daemon-reload").returncode == 0
+        started = machine.call("systemctl", "start", server)
+        assert started.returncode == 0, started.stderr
+        status, record = post(f"http://{address}", draw(tmp_path / "a.png", "INVOICE 12345").read_bytes())
+        assert (status, record["text"]) == (200, "INVOICE 12345")
+        assert machine.show("ocr-watcher@second.service", "ActiveState") == "active"
+        assert not list(machine.path("/var/lib/ocr-watcher/state-http").glob("*/*"))
+    finally:
+        machine.call(
+            "systemctl", "stop", server, server.replace("socket", "service"), "ocr-watcher@second.service"
+        )
+        shutil.rmtree(drop_in.parent)
+        machine.call("systemctl", "daemon-reload")
+
+
 def test_a_second_instance_on_the_same_inbox_is_told_apart_in_the_sandbox_too(service: Service) -> None:
     machine = service.machine
     unit = "ocr-watcher@second.service"
