@@ -4,7 +4,8 @@ latency   one client, one receipt after the other: what a request takes beyond t
 memory    resident memory of `serve` over 1,000 uploads, one of 100 MB that is refused, one that is stored
 idle      `/livez` beside 1,000 connections that do nothing or drip
 load      64 clients at once, against the same documents dropped into the folder
-chaos     load, while the daemon is killed ten times and `serve` three times, with a recycle every few files
+chaos     load, while the daemon is killed ten times and `serve` three times, with a recycle every few files;
+          with `--leak-mb 20 --rss-limit-mb 900` at the memory limit, which it does not reach by itself
 
 Documents are the JPEGs of `--documents FOLDER`. Prints JSON. Linux only.
 """
@@ -40,6 +41,20 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 POLL_S = 0.05
+# The daemon, but every page leaves so many MiB behind.
+LEAKING = """
+import runpy
+from ocr_watcher.jobs.reader import Reader
+
+kept, page = [], Reader.page
+
+def leak(*given, **named):
+    kept.append(b"1" * ({mb} << 20))
+    return page(*given, **named)
+
+Reader.page = leak
+runpy.run_module("ocr_watcher", run_name="__main__", alter_sys=True)
+"""
 
 
 def arguments() -> argparse.Namespace:
@@ -57,6 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rss-limit-mb", type=int, help="of chaos: recycle at this resident memory, not every 20 files"
     )
+    parser.add_argument("--leak-mb", type=int, default=0, help="of chaos: what every page leaves in memory")
     parser.add_argument("--model", default="PP-OCRv6_small")
     parser.add_argument("--params", type=yaml.safe_load, default={}, help="ocr.params, as {name: value, ...}")
     return parser.parse_args()
@@ -82,7 +98,9 @@ class Pair:
         self.address = f"http://127.0.0.1:{port}"
         self.spool = self._folder / ".ocr-watcher-http"
         self.started: collections.Counter[str] = collections.Counter()
-        self._module = "tests.fake_daemon" if fake else "ocr_watcher"
+        self._daemon = ["-m", "tests.fake_daemon" if fake else "ocr_watcher"]
+        if asked.leak_mb:
+            self._daemon = ["-c", LEAKING.format(mb=asked.leak_mb)]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends = threading.Event()
         self._keeper = threading.Thread(target=self._keep)
@@ -140,10 +158,10 @@ class Pair:
                     self._start(verb)
 
     def _start(self, verb: str) -> None:
-        module = self._module if verb == "run" else "ocr_watcher"
+        program = self._daemon if verb == "run" else ["-m", "ocr_watcher"]
         with (self._folder / f"{verb}.log").open("ab") as log:
             self._processes[verb] = subprocess.Popen(
-                [sys.executable, "-m", module, verb, "-c", "config.yaml"],
+                [sys.executable, *program, verb, "-c", "config.yaml"],
                 cwd=self._folder,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
