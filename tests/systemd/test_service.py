@@ -538,7 +538,8 @@ def test_an_instance_has_a_server_of_its_own(service: Service, tmp_path: Path) -
         status, record = post(f"http://{address}", draw(tmp_path / "a.png", "INVOICE 12345").read_bytes())
         assert (status, record["text"]) == (200, "INVOICE 12345")
         assert machine.show("ocr-watcher@second.service", "ActiveState") == "active"
-        assert not list(machine.path("/var/lib/ocr-watcher/state-http").glob("*/*"))
+        spool = machine.path("/var/lib/ocr-watcher-second/state-http")
+        assert len([path for path in spool.iterdir() if path.name.endswith(".json")]) == 1
     finally:
         machine.call(
             "systemctl", "stop", server, server.replace("socket", "service"), "ocr-watcher@second.service"
