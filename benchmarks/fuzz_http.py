@@ -23,8 +23,8 @@ def main() -> int:
     parser.add_argument("schemathesis", type=Path)
     parser.add_argument("--seconds", type=int, default=120)
     asked = parser.parse_args()
-    asked.model, asked.params = "PP-OCRv6_small", {}
-    with Pair(asked, fake=True, http={"wait_s": 1, "max_body_mb": 1, "max_waiting": 100_000}) as pair:
+    limits = {"wait_s": 1, "max_body_mb": 1, "max_waiting": 100_000}
+    with Pair({"model": "PP-OCRv6_small"}, fake=True, http=limits) as pair:
         command = [
             *(str(asked.schemathesis), "run", f"{pair.address}/openapi.json", "--url", pair.address),
             *("--exclude-checks", _NOT_CHECKED, "--continue-on-failure", "--max-time", str(asked.seconds)),

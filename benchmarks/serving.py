@@ -81,7 +81,9 @@ def arguments() -> argparse.Namespace:
 class Pair:
     """A daemon and a server, each restarted when it ends."""
 
-    def __init__(self, asked: argparse.Namespace, *, fake: bool = False, **sections: dict[str, Any]) -> None:
+    def __init__(
+        self, ocr: dict[str, Any], *, fake: bool = False, leak_mb: int = 0, **sections: dict[str, Any]
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="bench-http-"))
         self.inbox = self._folder / "inbox"
         self.inbox.mkdir()
@@ -91,7 +93,7 @@ class Pair:
         document = {
             "watch": {"inbox": "inbox"},
             "http": {"port": port, **sections.pop("http", {})},
-            "ocr": {"model": asked.model, "params": asked.params},
+            "ocr": ocr,
             **sections,
         }
         (self._folder / "config.yaml").write_text(yaml.safe_dump(document))
@@ -99,8 +101,8 @@ class Pair:
         self.spool = self._folder / ".ocr-watcher-http"
         self.started: collections.Counter[str] = collections.Counter()
         self._daemon = ["-m", "tests.fake_daemon" if fake else "ocr_watcher"]
-        if asked.leak_mb:
-            self._daemon = ["-c", LEAKING.format(mb=asked.leak_mb)]
+        if leak_mb:
+            self._daemon = ["-c", LEAKING.format(mb=leak_mb)]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends = threading.Event()
         self._keeper = threading.Thread(target=self._keep)
@@ -193,6 +195,11 @@ def ask(address: str, method: str = "GET", *, body: bytes | None = None) -> urll
         return pool.request(method, address, body=body)
 
 
+def ocr_of(asked: argparse.Namespace) -> dict[str, Any]:
+    """The configuration's section `ocr`."""
+    return {"model": asked.model, "params": asked.params}
+
+
 def documents_of(asked: argparse.Namespace) -> list[bytes]:
     """The JPEGs."""
     found = [path.read_bytes() for path in sorted(asked.documents.glob("*.jpg"))]
@@ -208,7 +215,7 @@ def latency(asked: argparse.Namespace) -> dict[str, Any]:
     """One client, one request after the other."""
     documents = documents_of(asked)
     beyond_ms, ocr_ms = [], []
-    with Pair(asked) as pair, urllib3.PoolManager(retries=False, timeout=120) as pool:
+    with Pair(ocr_of(asked)) as pair, urllib3.PoolManager(retries=False, timeout=120) as pool:
         for number in range(asked.requests + 3):
             began = time.perf_counter()
             answer = pool.request(
@@ -235,7 +242,7 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
     documents = documents_of(asked)
     big = documents[0] + bytes(100 * MIB)
     figures: dict[str, Any] = {}
-    with Pair(asked, fake=True) as pair:
+    with Pair(ocr_of(asked), fake=True) as pair:
         figures["rss_at_rest_mb"] = round(pair.rss_mb(), 1)
         with urllib3.PoolManager(retries=False, timeout=120, maxsize=8) as pool:
             for number in range(asked.uploads):
@@ -251,7 +258,7 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
         figures["rss_after_refusal_mb"] = round(pair.rss_mb(), 1)
         figures["uploads"] = asked.uploads
         figures["peak_mb"] = round(pair.peak_mb(), 1)
-    with Pair(asked, fake=True, http={"max_body_mb": 200}) as pair:
+    with Pair(ocr_of(asked), fake=True, http={"max_body_mb": 200}) as pair:
         figures["100_mb_stored_with"] = ask(f"{pair.address}/v1/jobs", "POST", body=big).status
         figures["peak_with_100_mb_stored_mb"] = round(pair.peak_mb(), 1)
     return figures
@@ -259,7 +266,7 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
 
 def idle(asked: argparse.Namespace) -> dict[str, Any]:
     """Connections that do nothing, or send a byte a second of a body."""
-    with Pair(asked, fake=True) as pair:
+    with Pair(ocr_of(asked), fake=True) as pair:
         before_mb = pair.rss_mb()
         host, port = pair.address.removeprefix("http://").split(":")
         lines = [socket.create_connection((host, int(port))) for _ in range(1000)]
@@ -366,7 +373,7 @@ class Clients:
 def load(asked: argparse.Namespace) -> dict[str, Any]:
     """Many clients at once, then the same documents by folder."""
     documents = documents_of(asked)
-    with Pair(asked, http={"keep_s": 20, "wait_s": 50}) as pair:
+    with Pair(ocr_of(asked), http={"keep_s": 20, "wait_s": 50}) as pair:
         clients = Clients(pair, documents, texts_of(pair, documents))
         by_http, by_folder, took_s, cpu_s = [], [], 0.0, 0.0
         busy: dict[str, list[float]] = {"http": [], "folder": []}
@@ -445,7 +452,7 @@ def chaos(asked: argparse.Namespace) -> dict[str, Any]:
     chance.shuffle(kills)
     limit_mb = asked.rss_limit_mb
     recycle = {"max_jobs": 20} if limit_mb is None else {"soft_limit_mb": limit_mb, "rss_limit_mb": limit_mb}
-    with Pair(asked, memory=recycle, http={"wait_s": 50}) as pair:
+    with Pair(ocr_of(asked), leak_mb=asked.leak_mb, memory=recycle, http={"wait_s": 50}) as pair:
         clients = Clients(pair, documents, texts_of(pair, documents))
 
         def during(seconds: float) -> None:
