@@ -134,7 +134,7 @@ $(PEERS)/.installed: benchmarks/peers.txt
 # An environment of its own: its libraries must not be taken for ours.
 .bench/schemathesis/.installed: | $(INSTALLED)
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --only-binary :all: 'schemathesis>=4.32,<5'
+	@$(@D)/bin/python -m pip install --quiet --only-binary :all: 'schemathesis==4.32.5'
 	@touch $@
 
 .bench/openvino/.installed: requirements-openvino.lock | $(INSTALLED)

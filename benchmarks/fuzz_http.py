@@ -1,4 +1,4 @@
-"""Lets Schemathesis loose on the server by its own description: `fuzz_http.py SCHEMATHESIS [--seconds 120]`.
+"""Lets Schemathesis loose on the server by its own description: `fuzz_http.py SCHEMATHESIS [--seed N]`.
 
 The daemon reads on the fake engine, so most of the time goes into requests. Fails where an answer is a 500 of
 any kind, or not what the description says. `make fuzz-http` runs it.
@@ -7,6 +7,7 @@ any kind, or not what the description says. `make fuzz-http` runs it.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("schemathesis", type=Path)
     parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--seed", type=int, help="the same requests again; others each time without it")
     asked = parser.parse_args()
     limits = {"wait_s": 1, "max_body_mb": 1, "max_waiting": 100_000}
     with Pair({"model": "PP-OCRv6_small"}, fake=True, http=limits) as pair:
@@ -31,7 +33,10 @@ def main() -> int:
             # Never ends.
             *("--exclude-path", "/v1/events"),
         ]
-        code = subprocess.run(command, check=False).returncode
+        if asked.seed is not None:
+            command += ["--seed", str(asked.seed)]
+        hooks = {"SCHEMATHESIS_HOOKS": "fuzz_http_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+        code = subprocess.run(command, check=False, env=os.environ | hooks).returncode
         bugs = [row for row in pair.log_of("serve").splitlines() if '"http.bug"' in row]
         print(f"{len(bugs)} unexpected errors in the server's log, {pair.rss_mb():.0f} MiB resident")
     return code or len(bugs)
